@@ -1,0 +1,365 @@
+"""The command ``piaa``: parse, call, print.
+
+Results go to standard output; progress, messages and warnings to standard error. Exit codes: 0 done, 1 an
+error or some photos that could not be scored, 2 a command that was not understood, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from piaa_sdk import __version__, cli_stored
+from piaa_sdk.choices import ReportFormat
+from piaa_sdk.cli_options import (
+    Add,
+    BatchSize,
+    DemoFolder,
+    Device,
+    Format,
+    Model,
+    NoCache,
+    Output,
+    PhotoFolder,
+    Photos,
+    Rater,
+    Ratings,
+    Recursive,
+    Replace,
+    RowOrder,
+    Scale,
+    Top,
+    Users,
+    Workers,
+)
+from piaa_sdk.errors import PiaaError
+from piaa_sdk.terminal import Console, count_of, silence, tell
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from piaa_sdk.errors import ImageError
+    from piaa_sdk.ratings import Rating, RatingTable
+    from piaa_sdk.reports import Report
+    from piaa_sdk.scorer import Scorer
+
+DEFAULT_USER = "default"
+"""Whose ratings they are if nobody says."""
+
+_STOPPED = 130  # what shells report for a program ended by Ctrl-C
+_READER_LEFT = 141  # what they report for one whose output nobody reads any more
+
+
+class _Program(TyperGroup):
+    """All commands, with one place where errors become messages."""
+
+    def invoke(self, ctx: Any) -> Any:
+        console = ctx.obj = Console(sys.stderr)
+        with console.captured_warnings():
+            try:
+                return super().invoke(ctx)
+            except PiaaError as error:
+                console.say(f"error: {error}")
+                code = 1
+            except KeyboardInterrupt:
+                console.say("stopped")
+                code = _STOPPED
+            except BrokenPipeError:
+                code = _READER_LEFT
+        silence(sys.stdout)
+        raise typer.Exit(code)
+
+
+app = typer.Typer(
+    cls=_Program,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=(
+        "\b\n"
+        "See it work:            piaa demo\n"
+        "Score a folder:         piaa score holiday/\n"
+        "Teach it your taste:    piaa personalize ratings.csv --user mira\n"
+        "Score with your taste:  piaa score holiday/ --user mira"
+    ),
+)
+app.add_typer(cli_stored.users, name="users")
+app.add_typer(cli_stored.model, name="model")
+app.add_typer(cli_stored.cache, name="cache")
+
+
+def main() -> None:
+    """Run the program with the arguments it was started with."""
+    # A name that the terminal's encoding lacks is escaped, and what libraries log is not for our user.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    logging.getLogger().addHandler(logging.NullHandler())
+    app(prog_name="piaa")
+
+
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        tell(f"piaa-sdk {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+) -> None:
+    """Score photos: for most people, or for one person's taste.
+
+    Photos are only ever read: never changed, moved or uploaded.
+    """
+
+
+@app.command(epilog="Example: piaa score holiday/ --user mira --top 20")
+def score(
+    context: typer.Context,
+    photos: Photos,
+    user: Users = None,
+    model: Model = None,
+    report_format: Format = None,
+    output: Output = None,
+    top: Top = None,
+    order: RowOrder = None,
+    recursive: Recursive = True,
+    device: Device = "auto",
+    batch_size: BatchSize = 8,
+    workers: Workers = None,
+    no_cache: NoCache = False,
+) -> None:
+    """Score photos and list the best first.
+
+    Without --user the score is what most people would give. With --user it is what that person would
+    give, on that person's scale, with the uncertainty after the ± sign. A photo that cannot be read is
+    named and left out; all others are scored.
+
+    A table is best first. Rows of csv and jsonl come as the photos do; on the screen each is written at
+    once, so its percentile, the place among all photos, is empty. --output or --order score fills it in.
+    """
+    if user is not None and len(user) > 1:
+        raise typer.BadParameter("one person at a time; run the command once for each", param_hint="--user")
+    report_format = _report_format(report_format, output)
+    from piaa_sdk.images import find_images
+    from piaa_sdk.reports import open_report
+    from piaa_sdk.row_file import RunRecord
+    from piaa_sdk.row_formats import path_field
+    from piaa_sdk.scorer import Scorer
+
+    console: Console = context.obj
+    scorer = Scorer.from_pretrained(
+        model,
+        user=user[0] if user else None,
+        device=device,
+        cache=not no_cache,
+        workers=workers,
+        batch_size=batch_size,
+    )
+    settings = {
+        "photos": [path_field(path) for path in photos],
+        "user": scorer.user,
+        "model": model,
+        "recursive": recursive,
+        "top": top,
+    }
+    record = RunRecord.of(scorer.bundle, scorer.scale, settings)
+    paths = _listed(photos)
+    # Walking the folders twice is quick; holding every path to know how many there are is not free.
+    total = sum(1 for _ in find_images(paths, recursive=recursive)) if console.shows_progress else None
+    with open_report(record, report_format, stdout=sys.stdout, output=output, order=order, top=top) as report:
+        if report.set_aside:
+            console.warn(f"rows of an earlier run that was stopped are kept in {report.set_aside}")
+        _score_into(report, scorer, find_images(paths, recursive=recursive), console, total, output)
+
+
+def _score_into(
+    report: Report,
+    scorer: Scorer,
+    images: Iterable[Path | ImageError],
+    console: Console,
+    total: int | None,
+    output: Path | None,
+) -> None:
+    from piaa_sdk.images import printable
+
+    scored = failed = 0
+    try:
+        for result in console.track(scorer.iter_scores(images), total):
+            report.add(result)
+            if result.error is None:
+                scored += 1
+            else:
+                failed += 1
+                console.say(f"skipped: {printable(result.image)}: {printable(result.error.reason)}")
+        if not scored + failed:
+            console.say("error: no photos found; name photos, or folders that hold some")
+            raise typer.Exit(1)
+        report.finish()
+    except KeyboardInterrupt:
+        kept = f"; their rows are kept in {report.partial}" if report.partial else ""
+        console.say(f"stopped after {count_of(scored + failed, 'photo')}{kept}")
+        raise typer.Exit(_STOPPED) from None
+    whose = f"for {printable(scorer.user)}" if scorer.user is not None else "the way most people would"
+    counted = f"{scored:,} of {count_of(scored + failed, 'photo')}" if failed else count_of(scored, "photo")
+    console.say(
+        f"scored {counted} {whose}, scale {scorer.scale}"
+        + (f"; {failed:,} could not be read" if failed else "")
+        + (f"; wrote {printable(str(output))}" if output else "")
+    )
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: piaa personalize ratings.csv --user mira --photos holiday/ --scale 1 5")
+def personalize(
+    context: typer.Context,
+    ratings: Ratings,
+    user: Rater = None,
+    photos: PhotoFolder = None,
+    scale: Scale = None,
+    add: Add = False,
+    replace: Replace = False,
+    model: Model = None,
+    device: Device = "auto",
+    workers: Workers = None,
+    no_cache: NoCache = False,
+) -> None:
+    """Learn a person's taste from photos that the person has rated.
+
+    10 to 100 rated photos are usual. The table is a CSV file whose first line is image,rating; a third
+    column, user, may tell several people apart. How well the taste was learned is checked on ratings that
+    were left out, and said.
+    """
+    if add and replace:
+        raise typer.BadParameter("add to the stored ratings or replace them, not both", param_hint="--add")
+    from piaa_sdk.explanations import describe_adaptation
+    from piaa_sdk.images import printable
+    from piaa_sdk.ratings import RatingTable, read_ratings, summarize
+    from piaa_sdk.scorer import Scorer
+
+    people = _people_in(read_ratings(ratings, photos=photos), user)
+    scorer = Scorer.from_pretrained(model, device=device, cache=not no_cache, workers=workers)
+    if len(people) > 1:
+        _rehearse(scorer, people, scale, add=add)
+    console: Console = context.obj
+    for name, rows in people.items():
+        tell(f"{printable(name)}: {summarize(rows)}")
+        if console.shows_progress and not no_cache:
+            # Fills the cache, which is what takes long; learning itself takes no time.
+            for _ in console.track(scorer.iter_scores([row.image for row in rows]), len(rows)):
+                pass
+        mine = RatingTable({None: rows})
+        personal = scorer.personalize(mine, user=name, scale=scale, add=add, replace=replace)
+        tell(f"scale {personal.scale}" + ("" if scale else " (recognized; state another one with --scale)"))
+        if personal.adaptation is not None:
+            tell(*describe_adaptation(personal.adaptation))
+        tell(f"Stored. To score with it: piaa score PHOTOS --user {shlex.quote(name)}", "")
+
+
+def _people_in(table: RatingTable, user: str | None) -> dict[str, tuple[Rating, ...]]:
+    """Return the ratings of each person, those who are stored already first."""
+    from piaa_sdk.profiles import ProfileStore
+
+    if None in table.ratings or user is not None:
+        return {user or DEFAULT_USER: table.of_user(user)}
+    stored = set(ProfileStore().names())
+    people = {str(name): rows for name, rows in table.ratings.items()}
+    return dict(sorted(people.items(), key=lambda one: one[0] not in stored))
+
+
+def _rehearse(
+    scorer: Scorer, people: dict[str, tuple[Rating, ...]], scale: tuple[float, float] | None, *, add: bool
+) -> None:
+    """Learn without storing: what is wrong with one person's ratings shows before another's are stored."""
+    from piaa_sdk.profiles import ProfileStore
+    from piaa_sdk.ratings import RatingTable, choose_scale
+
+    for name, rows in people.items():
+        if add:  # one new rating is enough, but none can be learned from alone
+            choose_scale(rows, ProfileStore().load(name).scale)
+            scorer.embed([row.image for row in rows])
+        else:
+            scorer.personalize(RatingTable({None: rows}), scale=scale)
+
+
+@app.command(epilog="Example: piaa doctor")
+def doctor() -> None:
+    """Check that everything works on this computer.
+
+    Looks at the programs that piaa needs, computes scores that are known, and says what to do where
+    something is missing. Sends nothing anywhere.
+    """
+    from piaa_sdk.doctor import Status, check_lines, examine
+
+    failed = 0
+    for check in examine():
+        failed += check.status is Status.FAIL
+        tell(*check_lines(check))
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: piaa demo --folder piaa-demo")
+def demo(folder: DemoFolder = None) -> None:
+    """See it work on real photographs.
+
+    Puts openly licensed photographs in the order that most people would like them, then learns the taste
+    of a made-up person from a few ratings and shows what changes. Stores nothing.
+    """
+    from piaa_sdk.demo import copy_photos, show
+
+    if folder is not None:
+        copy_photos(folder)
+        shown = shlex.quote(str(folder))
+        tell(f"Photos, {shown}/ratings.csv and credits are in {shown}. Now try:")
+        tell(f"  piaa score {shown}", f"  piaa personalize {shown}/ratings.csv --user mira")
+        tell(f"  piaa score {shown} --user mira")
+        return
+    for line in show():
+        tell(line)
+
+
+def _report_format(stated: ReportFormat | None, output: Path | None) -> ReportFormat:
+    """Settle how to write, from what was stated and the name of the file."""
+    if output is None:
+        if stated is ReportFormat.PARQUET:
+            raise typer.BadParameter(
+                "Parquet is not for the screen; add --output FILE", param_hint="--format"
+            )
+        return stated or ReportFormat.TABLE
+    from piaa_sdk.reports import format_for
+
+    known = stated or format_for(output)
+    if known is None:
+        raise typer.BadParameter(
+            f"{output.name!r} does not end in .csv, .jsonl, .parquet or .txt; state the format with --format",
+            param_hint="--output",
+        )
+    return known
+
+
+def _listed(photos: list[str]) -> list[str]:
+    """Put the paths from standard input where ``-`` stands."""
+    return [path for given in photos for path in (_paths_from_input() if given == "-" else [given])]
+
+
+def _paths_from_input() -> list[str]:
+    data = sys.stdin.buffer.read()
+    separator = b"\0" if b"\0" in data else b"\n"
+    lines = data.split(separator)
+    if separator == b"\n" and all(line.endswith(b"\r") for line in lines[:-1]):
+        lines = [line.removesuffix(b"\r") for line in lines]  # a list written on Windows
+    return [os.fsdecode(line) for line in lines if line]

@@ -1,0 +1,115 @@
+"""Arguments and options of the commands, each with its help, in the words of people who take photographs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from piaa_sdk.choices import Order, ReportFormat
+
+
+def complete_user(incomplete: str) -> list[str]:
+    """List the stored persons whose names begin so, for the shell."""
+    from piaa_sdk.errors import PiaaError
+    from piaa_sdk.profiles import ProfileStore
+
+    try:
+        return [name for name in ProfileStore().names() if name.startswith(incomplete)]
+    except PiaaError:
+        return []
+
+
+Photos = Annotated[
+    list[str],
+    typer.Argument(metavar="PHOTOS", help="Photos and folders; - reads their names from the input."),
+]
+Users = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--user", "-u", metavar="NAME", help="Whose taste; none: most people's.", autocompletion=complete_user
+    ),
+]
+Format = Annotated[
+    ReportFormat | None,
+    typer.Option("--format", "-f", help="How to write the scores; follows from the name of --output."),
+]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the scores to this file.")
+]
+Top = Annotated[
+    int | None, typer.Option("--top", "-n", metavar="N", min=1, help="Only this many best photos.")
+]
+RowOrder = Annotated[
+    Order | None,
+    typer.Option("--order", help="Best first, or as the photos come in."),
+]
+Recursive = Annotated[
+    bool, typer.Option("--recursive/--no-recursive", help="Look into the folders inside folders too.")
+]
+BatchSize = Annotated[
+    int, typer.Option("--batch-size", metavar="N", min=1, max=1024, help="Photos computed in one go.")
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers", metavar="N", min=1, help="Photos opened at the same time; follows from the processor."
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="DEVICE",
+        help="Where to compute: auto, cpu, cuda or another that is there (piaa doctor lists).",
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", metavar="FOLDER", help="Another model than the one that comes with piaa."),
+]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Look at every photo afresh and remember nothing.")]
+Ratings = Annotated[
+    Path, typer.Argument(metavar="RATINGS.CSV", help="Table with the columns image and rating.")
+]
+Rater = Annotated[
+    str | None,
+    typer.Option(
+        "--user",
+        "-u",
+        metavar="NAME",
+        help="Whose ratings they are; default if left away.",
+        autocompletion=complete_user,
+    ),
+]
+PhotoFolder = Annotated[
+    Path | None,
+    typer.Option("--photos", metavar="FOLDER", help="Where the photos are; beside the table if left away."),
+]
+Scale = Annotated[
+    tuple[float, float] | None,
+    typer.Option("--scale", metavar="LOW HIGH", help="Lowest and highest rating there is, such as 1 5."),
+]
+Add = Annotated[bool, typer.Option("--add", help="Add to the ratings that are stored.")]
+Replace = Annotated[
+    bool, typer.Option("--replace", help="Replace what is stored under the name; a backup of it is kept.")
+]
+DemoFolder = Annotated[
+    Path | None,
+    typer.Option("--folder", metavar="DIR", help="Copy the photos and ratings here, to try commands on."),
+]
+Person = Annotated[str, typer.Argument(metavar="NAME", help="Whose.", autocompletion=complete_user)]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+ProfileOutput = Annotated[
+    Path, typer.Option("--output", "-o", metavar="FILE", help="File to write, or folder to write it to.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Write over a file that is there.")]
+ProfileFile = Annotated[Path, typer.Argument(metavar="FILE", help="A file that piaa users export wrote.")]
+NewName = Annotated[
+    str | None, typer.Option("--user", "-u", metavar="NAME", help="Another name for the person.")
+]
+ModelFolder = Annotated[
+    str | None,
+    typer.Argument(metavar="[FOLDER]", help="Folder of a model; left away: the one that comes with piaa."),
+]

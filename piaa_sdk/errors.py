@@ -1,0 +1,114 @@
+"""Everything the SDK raises on purpose.
+
+::
+
+    PiaaError
+    ├── ImageError (ValueError)                      unreadable, truncated, too large, too small
+    ├── RatingError (ValueError)                     out of scale, not a number, conflicting, no such image
+    │   └── SupportSetError                          too few images, all ratings equal
+    ├── ModelError
+    │   ├── ModelNotFoundError (FileNotFoundError)   not there, or offline and not cached
+    │   └── ModelFormatError (ValueError)            wrong format_version, checksum, tensor or shape
+    ├── ProfileError
+    │   ├── ProfileNotFoundError (LookupError)
+    │   ├── ProfileExistsError                       other ratings are stored under that name
+    │   ├── ProfileFormatError (ValueError)          damaged, foreign or newer profile
+    │   └── ProfileMismatchError                     made for another bundle or revision
+    ├── OutputError (OSError)                        a result could not be written
+    ├── DeviceError                                  asked-for device not available
+    └── MissingDependencyError (ImportError)         ends with the pip command
+
+    PiaaWarning (UserWarning)                        the run goes on, but something is not as it should be
+
+A message says what was wrong, the value found, the value allowed and the next action.
+"""
+
+from __future__ import annotations
+
+
+class PiaaError(Exception):
+    """Base of every error the SDK raises on purpose."""
+
+
+class ImageError(PiaaError, ValueError):
+    """One picture cannot be read.
+
+    Attributes:
+        source: What the picture was given as: its path, or a name such as ``image 3``.
+        reason: Why it cannot be read, one line, no final stop.
+    """
+
+    def __init__(self, source: str, reason: str) -> None:
+        super().__init__(f"{source}: {reason}")
+        self.source = source
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[ImageError], tuple[str, str]]:
+        return type(self), (self.source, self.reason)
+
+
+class RatingError(PiaaError, ValueError):
+    """Ratings that cannot be understood or contradict each other."""
+
+
+class SupportSetError(RatingError):
+    """Ratings that nothing can be learned from: too few, or all equal."""
+
+
+class ModelError(PiaaError):
+    """A bundle cannot be used."""
+
+
+class ModelNotFoundError(ModelError, FileNotFoundError):
+    """No bundle at the place named."""
+
+
+class ModelFormatError(ModelError, ValueError):
+    """A bundle that is damaged, incomplete or of a newer format."""
+
+
+class ProfileError(PiaaError):
+    """A stored profile cannot be used."""
+
+
+class ProfileNotFoundError(ProfileError, LookupError):
+    """Nobody of that name is stored."""
+
+
+class ProfileExistsError(ProfileError):
+    """Other ratings are stored under that name already."""
+
+
+class ProfileFormatError(ProfileError, ValueError):
+    """A profile that is damaged, incomplete or of a newer format."""
+
+
+class ProfileMismatchError(ProfileError):
+    """A profile that was learned from another bundle's embeddings."""
+
+
+class OutputError(PiaaError, OSError):
+    """A result could not be written."""
+
+
+class DeviceError(PiaaError):
+    """The device that was asked for is not available."""
+
+
+class MissingDependencyError(PiaaError, ImportError):
+    """An optional package is missing.
+
+    Args:
+        purpose: What needs the package, for example ``"Parquet output"``.
+        extra: The extra of piaa-sdk that brings it.
+    """
+
+    def __init__(self, purpose: str, extra: str) -> None:
+        super().__init__(
+            f'{purpose} needs an optional package. Install it with: pip install "piaa-sdk[{extra}]"'
+        )
+        self.extra = extra
+
+
+class PiaaWarning(UserWarning):
+    """The run goes on, but something is not as it should be."""

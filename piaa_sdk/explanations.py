@@ -1,0 +1,50 @@
+"""What figures mean, in words for whoever rated the photos."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from piaa_sdk.results import Verdict
+
+if TYPE_CHECKING:
+    from piaa_sdk.results import Adaptation
+
+_VERDICTS = {
+    Verdict.LEARNED: "It has learned something of this taste that the generic score does not know.",
+    Verdict.NOT_ENOUGH: (
+        "Not enough ratings yet to tell: where it is unsure, the personal score stays with the generic one. "
+        "10 to 100 rated photos are usual; those rated highest and lowest teach most."
+    ),
+    Verdict.WORSE: (
+        "The personal score orders these pairs less well than the generic one. Look for slips among the "
+        "ratings, or rate more photos; until then, score without --user."
+    ),
+}
+
+
+def describe_adaptation(adaptation: Adaptation) -> list[str]:
+    """Say how well a person's taste was learned, and how sure that is.
+
+    Args:
+        adaptation: What left-out pairs of ratings said.
+
+    Returns:
+        Lines.
+    """
+    lines = []
+    prior, personal = adaptation.prior_accuracy, adaptation.personal_accuracy
+    if prior is None or personal is None:
+        lines.append(f"Learned from {adaptation.shots} photos, too few to leave any out and check.")
+    else:
+        lines += [
+            f"Checked on {adaptation.pairs:,} pairs of photos whose ratings were left out of the learning.",
+            "Pairs put in the order of the ratings (50 % would be chance):",
+            f"  generic score   {100 * prior:3.0f} %",
+            f"  personal score  {100 * personal:3.0f} %",
+        ]
+        difference = f"  difference     {100 * (personal - prior):+4.0f} points"
+        if adaptation.interval is not None:
+            low, high = adaptation.interval
+            difference += f" (90 % interval {100 * low:+.0f} to {100 * high:+.0f})"
+        lines.append(difference)
+    return [*lines, _VERDICTS[adaptation.verdict]]

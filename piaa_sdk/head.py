@@ -1,0 +1,412 @@
+"""From embeddings to scores: the generic head, the kernels of the prior and one person's head.
+
+A person's rating of picture x, mapped to [0, 1] by the person's scale, is modelled as
+
+    r(x) = m + s b p(x) + f(x) + e
+
+with p(x) the standardized score of the generic head, b how far the person follows it, f a Gaussian process
+over embeddings (a straight part and a curved part) and e rating noise. Everything the many taught stands in
+:class:`Prior`; everything one person taught stands in :class:`PersonalHead`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from piaa_sdk.errors import ModelFormatError, ProfileFormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from piaa_sdk.array_types import FloatArray
+
+    Float64Array = npt.NDArray[np.float64]
+
+_BLOCK = 64
+"""Pictures scored at once. A last block is filled up, because a matrix product of another shape may differ in
+its last bit: so a picture's score does not depend on the company it is scored in."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AdaptationGrid:
+    """What a person's own ratings choose from, each combination weighted by its evidence.
+
+    Attributes:
+        linear_shares: (A,) share of the straight kernel in the process f, the rest is the curved one.
+        slopes: (B, 2) mean and variance of b, how far the person follows the generic score.
+        noises: (C,) variance of the rating noise e, in units of the variance of f.
+    """
+
+    linear_shares: FloatArray
+    slopes: FloatArray
+    noises: FloatArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prior:
+    """What many people's ratings taught, before a person has rated anything.
+
+    Attributes:
+        metric: (D,) weights of the embedding's axes; in this metric the mean squared length of the training
+            pictures is 1.
+        linear_scale: Factor that gives the straight kernel a mean of 1 over the training pictures.
+        length_scale: Squared length scale of the curved kernel, in the metric.
+        centers: (J, D) float16, in the metric; cluster centres, no picture's own vector.
+        center_weights: (J,) weights of the generic head.
+        center_offset: Its constant.
+        arc_bias: Bias of its arc-cosine kernel.
+        generic_mean: Mean generic score of the training pictures, [0, 1].
+        generic_std: Its standard deviation over them.
+        grid: What evidence chooses from.
+        slope_unit: s, the spread of people's ratings on the [0, 1] scale.
+        offset_mean: Mean of m.
+        offset_variance: Variance of m, in units of the variance of f.
+        variance_scale: Typical variance of f, [0, 1] units squared.
+        variance_degrees: How many ratings that typical variance is worth.
+        std_factor: Calibration of the standard deviation on validation people.
+    """
+
+    metric: FloatArray
+    linear_scale: float
+    length_scale: float
+    centers: FloatArray
+    center_weights: FloatArray
+    center_offset: float
+    arc_bias: float
+    generic_mean: float
+    generic_std: float
+    grid: AdaptationGrid
+    slope_unit: float
+    offset_mean: float
+    offset_variance: float
+    variance_scale: float
+    variance_degrees: float
+    std_factor: float
+
+    def __post_init__(self) -> None:
+        dimensions, centers = len(self.metric), len(self.center_weights)
+        if self.metric.shape != (dimensions,) or self.centers.shape != (centers, dimensions):
+            raise ModelFormatError(
+                f"metric {self.metric.shape}, centers {self.centers.shape} and center_weights "
+                f"{self.center_weights.shape} of the prior do not fit together"
+            )
+        for name, tensor in self.to_tensors().items():
+            if not np.isfinite(tensor).all():
+                raise ModelFormatError(f"tensor {name!r} of the prior holds values that are not finite")
+
+    @property
+    def embedding_dim(self) -> int:
+        """D."""
+        return len(self.metric)
+
+    @classmethod
+    def load(cls, path: Path) -> Prior:
+        """Read ``prior.safetensors``.
+
+        Raises:
+            ModelFormatError: Not such a file, or a tensor is missing or of another shape.
+        """
+        try:
+            tensors = safetensors.numpy.load(path.read_bytes())
+        except (OSError, safetensors.SafetensorError) as error:
+            raise ModelFormatError(f"{path}: not a safetensors file ({error})") from error
+        return cls.from_tensors(tensors)
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, npt.NDArray[Any]]) -> Prior:
+        """Make the prior from its tensors by name; other names are ignored.
+
+        Raises:
+            ModelFormatError: A tensor is missing, not finite or of another shape.
+        """
+        try:
+            grid = AdaptationGrid(
+                **{part.name: _wide(tensors[f"grid.{part.name}"]) for part in fields(AdaptationGrid)}
+            )
+            values: dict[str, Any] = {name: tensors[name] for name in _ARRAYS}
+            values |= {name: float(tensors[name].reshape(())) for name in _NUMBERS}
+        except (KeyError, ValueError) as error:
+            raise ModelFormatError(
+                f"the prior lacks or misshapes the tensor {error}; fetch the bundle again"
+            ) from error
+        if grid.linear_shares.ndim != 1 or grid.noises.ndim != 1 or grid.slopes.shape[1:] != (2,):
+            raise ModelFormatError(
+                "the grid of the prior must hold linear_shares (A,), slopes (B, 2), noises (C,)"
+            )
+        return cls(grid=grid, **values)
+
+    def to_tensors(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the tensors that :meth:`from_tensors` reads."""
+        tensors = {name: np.asarray(getattr(self, name)) for name in _ARRAYS}
+        tensors |= {name: np.array(getattr(self, name), dtype=np.float64) for name in _NUMBERS}
+        return tensors | {
+            f"grid.{part.name}": getattr(self.grid, part.name) for part in fields(AdaptationGrid)
+        }
+
+    def generic(self, embeddings: FloatArray) -> Float64Array:
+        """Score pictures for nobody in particular.
+
+        Args:
+            embeddings: (N, D).
+
+        Returns:
+            (N,), [0, 1] units of the bundle's scale, not clipped.
+        """
+        return self.generic_mean + self.generic_std * self.standardized(embeddings)
+
+    def standardized(self, embeddings: FloatArray) -> Float64Array:
+        """Compute p, the generic score with mean 0 and standard deviation 1 over the training pictures.
+
+        The head is a hidden layer of infinitely many ReLU units, which is the arc-cosine kernel of order 1
+        (Cho and Saul 2009), read at the centres.
+
+        Args:
+            embeddings: (N, D).
+
+        Returns:
+            (N,).
+        """
+        metric, centers, weights = _wide(self.metric), _wide(self.centers), _wide(self.center_weights)
+        scores = np.zeros(len(embeddings))
+        for rows, block in _blocks(embeddings):
+            scores[rows] = (arc_cosine_kernel(block * metric, centers, self.arc_bias) @ weights)[
+                : len(scores[rows])
+            ]
+        return scores + self.center_offset
+
+    def kernels(self, first: FloatArray, second: FloatArray) -> tuple[Float64Array, Float64Array]:
+        """Compare pictures.
+
+        Args:
+            first: (N, D) embeddings.
+            second: (K, D) embeddings.
+
+        Returns:
+            The straight kernel and the curved kernel, (N, K) each, both around 1 for a picture with itself.
+        """
+        first, second = _wide(first), _wide(second)
+        straight = (first @ second.T) * self.linear_scale
+        first, second = first * _wide(self.metric), second * _wide(self.metric)
+        distances = _squared_lengths(first)[:, None] + _squared_lengths(second) - 2 * first @ second.T
+        return straight, np.exp(np.maximum(distances, 0) / (-2 * self.length_scale))
+
+
+_ARRAYS = ("metric", "centers", "center_weights")
+_NUMBERS = tuple(part.name for part in fields(Prior) if part.name not in {*_ARRAYS, "grid"})
+
+
+@dataclass(frozen=True, eq=False)
+class PersonalHead:
+    """What one person's ratings taught: a mixture of Gaussian processes, in closed form.
+
+    Attributes:
+        prior: What it was learned on top of.
+        embeddings: (K, D) of the rated pictures.
+        components: (G, 5) of each kept combination of the grid: share of the straight kernel, mean and
+            variance of the slope b, noise, weight; the weights add up to 1.
+        weights: (G, K) dual weights of the rated pictures.
+        variances: (G,) variance of f, [0, 1] units squared, its uncertainty included.
+    """
+
+    prior: Prior
+    embeddings: FloatArray
+    components: FloatArray
+    weights: FloatArray
+    variances: FloatArray
+
+    def predict(self, embeddings: FloatArray) -> tuple[Float64Array, Float64Array, Float64Array]:
+        """Score pictures for this person.
+
+        Args:
+            embeddings: (N, D).
+
+        Returns:
+            Score, predictive standard deviation with rating noise, and its part without, (N,) each, in
+            [0, 1] units of the person's scale; not clipped.
+        """
+        mean, latent, noise = np.zeros((3, len(embeddings)))
+        for rows, block in _blocks(embeddings):
+            for whole, part in zip((mean, latent, noise), self._predict(block), strict=True):
+                whole[rows] = part[: len(whole[rows])]
+        factor = self.prior.std_factor
+        return mean, factor * np.sqrt(latent + noise), factor * np.sqrt(latent)
+
+    def to_tensors(self) -> dict[str, npt.NDArray[Any]]:
+        """Return what :meth:`from_tensors` needs besides the prior and the rated pictures."""
+        return {"components": self.components, "weights": self.weights, "variances": self.variances}
+
+    @classmethod
+    def from_tensors(
+        cls, prior: Prior, embeddings: FloatArray, tensors: Mapping[str, npt.NDArray[Any]]
+    ) -> Self:
+        """Make a stored head again.
+
+        Args:
+            prior: The prior it was learned with.
+            embeddings: (K, D) of the rated pictures.
+            tensors: As :meth:`to_tensors` gave them.
+
+        Raises:
+            ProfileFormatError: A tensor is missing or of another shape.
+        """
+        try:
+            components, weights, variances = (
+                _wide(tensors[name]) for name in ("components", "weights", "variances")
+            )
+        except KeyError as error:
+            raise ProfileFormatError(
+                f"the stored head lacks the tensor {error}; refit the profile"
+            ) from error
+        count, shots = len(components), len(embeddings)
+        if (
+            components.shape != (count, 5)
+            or weights.shape != (count, shots)
+            or variances.shape != (count,)
+            or embeddings.shape != (shots, prior.embedding_dim)
+        ):
+            raise ProfileFormatError(
+                "the stored head does not fit its rated pictures and the model; refit the profile"
+            )
+        return cls(prior, embeddings, components, weights, variances)
+
+    def _predict(self, embeddings: Float64Array) -> tuple[Float64Array, Float64Array, Float64Array]:
+        prior = self.prior
+        generic = prior.standardized(embeddings)
+        straight, curved = prior.kernels(embeddings, self.embeddings)
+        own_straight = _squared_lengths(embeddings) * prior.linear_scale
+        means, latents = [], []
+        noise = np.zeros(len(embeddings))
+        for component, weights, variance in zip(self.components, self.weights, self.variances, strict=True):
+            share, slope, slope_variance, noise_ratio, weight = component
+            cross = _blend(
+                straight, curved, share, slope_variance, prior.offset_variance, generic, self._generic
+            )
+            own = share * own_straight + (1 - share) + slope_variance * generic**2 + prior.offset_variance
+            values, vectors = self._spectrum(share, slope_variance)
+            explained = (cross @ vectors) ** 2 @ (1 / (values + noise_ratio))
+            means.append(prior.offset_mean + prior.slope_unit * slope * generic + cross @ weights)
+            latents.append(variance * np.maximum(own - explained, 0))
+            noise += weight * variance * noise_ratio
+        share_of = self.components[:, 4]
+        mean = share_of @ np.array(means)
+        spread = share_of @ (np.array(means) - mean) ** 2
+        return mean, share_of @ np.array(latents) + spread, noise
+
+    @cached_property
+    def _generic(self) -> Float64Array:
+        return self.prior.standardized(self.embeddings)
+
+    @cached_property
+    def _spectra(self) -> dict[tuple[float, float], tuple[Float64Array, Float64Array]]:
+        return {}
+
+    def _spectrum(self, share: float, slope_variance: float) -> tuple[Float64Array, Float64Array]:
+        """Decompose the covariance of the rated pictures once for all noises: values (K,), vectors (K, K)."""
+        key = (float(share), float(slope_variance))
+        if key not in self._spectra:
+            straight, curved = self.prior.kernels(self.embeddings, self.embeddings)
+            generic, offset = self._generic, self.prior.offset_variance
+            self._spectra[key] = spectrum(
+                _blend(straight, curved, share, slope_variance, offset, generic, generic)
+            )
+        return self._spectra[key]
+
+
+def covariance(prior: Prior, embeddings: FloatArray) -> CovarianceParts:
+    """Compare rated pictures with each other, once for the whole grid.
+
+    Args:
+        prior: What many taught.
+        embeddings: (K, D).
+    """
+    straight, curved = prior.kernels(embeddings, embeddings)
+    return CovarianceParts(straight, curved, prior.standardized(embeddings), prior.offset_variance)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CovarianceParts:
+    """How K rated pictures compare; any share and slope blends from it.
+
+    Attributes:
+        straight: (K, K) straight kernel.
+        curved: (K, K) curved kernel.
+        generic: (K,) standardized generic scores.
+        offset_variance: Variance of the offset m.
+    """
+
+    straight: Float64Array
+    curved: Float64Array
+    generic: Float64Array
+    offset_variance: float
+
+    def blend(self, share: float, slope_variance: float) -> Float64Array:
+        """Return the covariance of m + s b p + f, (K, K), in units of the variance of f."""
+        return _blend(
+            self.straight,
+            self.curved,
+            share,
+            slope_variance,
+            self.offset_variance,
+            self.generic,
+            self.generic,
+        )
+
+    def part(self, rows: npt.NDArray[np.intp]) -> CovarianceParts:
+        """Return the same of some of the pictures."""
+        block = np.ix_(rows, rows)
+        return CovarianceParts(
+            self.straight[block], self.curved[block], self.generic[rows], self.offset_variance
+        )
+
+
+def spectrum(matrix: Float64Array) -> tuple[Float64Array, Float64Array]:
+    """Return the eigenvalues (K,), no lower than 0, and eigenvectors (K, K) of a covariance."""
+    values, vectors = np.linalg.eigh(matrix)
+    return np.maximum(values, 0), vectors
+
+
+def _blend(
+    straight: Float64Array,
+    curved: Float64Array,
+    share: float,
+    slope_variance: float,
+    offset_variance: float,
+    first_generic: Float64Array,
+    second_generic: Float64Array,
+) -> Float64Array:
+    process = share * straight + (1 - share) * curved
+    return process + slope_variance * np.outer(first_generic, second_generic) + offset_variance
+
+
+def arc_cosine_kernel(first: Float64Array, second: Float64Array, bias: float) -> Float64Array:
+    """Compare (N, D) with (J, D) by the arc-cosine kernel of order 1 (Cho and Saul 2009): (N, J)."""
+    lengths = np.sqrt(np.outer(_squared_lengths(first) + bias, _squared_lengths(second) + bias))
+    cosine = np.clip((first @ second.T + bias) / lengths, -1, 1)
+    angle = np.arccos(cosine)
+    product: Float64Array = lengths * (np.sin(angle) + (np.pi - angle) * cosine) / np.pi
+    return product
+
+
+def _squared_lengths(vectors: Float64Array) -> Float64Array:
+    squares: Float64Array = np.einsum("nd,nd->n", vectors, vectors)
+    return squares
+
+
+def _wide(array: npt.NDArray[Any]) -> Float64Array:
+    return np.asarray(array, dtype=np.float64)
+
+
+def _blocks(embeddings: FloatArray) -> Iterator[tuple[slice, Float64Array]]:
+    """Yield where each block stands and its embeddings (_BLOCK, D), the last one filled up with zeros."""
+    for start in range(0, len(embeddings), _BLOCK):
+        block = _wide(embeddings[start : start + _BLOCK])
+        yield slice(start, start + len(block)), np.pad(block, ((0, _BLOCK - len(block)), (0, 0)))

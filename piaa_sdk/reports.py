@@ -1,0 +1,266 @@
+"""What comes out of a run: rows collected as they come, a report written at the end.
+
+Rows go to ``FILE.partial`` first (JSON Lines: a header, then one line per photo and person, each written at
+once) and become ``FILE`` in one step at the end. Whatever stops a run, the rows so far are whole, and there
+is no half-written ``FILE``. How good a score is within the run (rank, percentile) is only known at the end,
+so reports that can be written row by row to standard output go without.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, BinaryIO, Protocol, TextIO
+
+from piaa_sdk.choices import Order, ReportFormat
+from piaa_sdk.errors import OutputError
+from piaa_sdk.images import IMAGE_SUFFIXES, printable
+from piaa_sdk.row_file import RowFile, RunRecord, writing_to
+from piaa_sdk.row_formats import (
+    FIELDS,
+    TableStyle,
+    csv_line,
+    jsonl_line,
+    require_parquet,
+    table_lines,
+    to_row,
+    write_csv,
+    write_jsonl,
+    write_parquet,
+)
+from piaa_sdk.terminal import can_show, columns_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Self
+
+    from piaa_sdk.rating_scale import RatingScale
+    from piaa_sdk.results import Score
+    from piaa_sdk.row_formats import Rows
+
+_WRITERS = {
+    ReportFormat.CSV: write_csv,
+    ReportFormat.JSONL: write_jsonl,
+    ReportFormat.PARQUET: write_parquet,
+}
+_SUFFIXES = {
+    ".csv": ReportFormat.CSV,
+    ".jsonl": ReportFormat.JSONL,
+    ".ndjson": ReportFormat.JSONL,
+    ".parquet": ReportFormat.PARQUET,
+    ".txt": ReportFormat.TABLE,
+}
+
+
+class Report(Protocol):
+    """Somewhere rows go to; a context manager that closes it."""
+
+    partial: Path | None
+    set_aside: Path | None
+
+    def add(self, score: Score) -> None:
+        """Take one row.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+
+    def finish(self) -> None:
+        """Write what is written at the end.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def format_for(output: Path) -> ReportFormat | None:
+    """Tell from the end of a file's name how it is to be written; None if it does not say."""
+    return _SUFFIXES.get(output.suffix.lower())
+
+
+def open_report(
+    run: RunRecord,
+    report_format: ReportFormat,
+    *,
+    stdout: TextIO,
+    output: Path | None = None,
+    order: Order | None = None,
+    top: int | None = None,
+) -> Report:
+    """Prepare a report, so that what would keep it from being written shows before the work, not after.
+
+    Args:
+        run: What the rows are made with.
+        report_format: How they are written.
+        stdout: Where they are written without ``output``.
+        output: File to write; replaced at the end if it exists.
+        order: None for best first in a table and with ``top``, else as the photos came.
+        top: Only this many best photos of each person; None for all.
+
+    Raises:
+        OutputError: ``output`` cannot be written.
+        MissingDependencyError: The format needs a package that is not installed.
+    """
+    if report_format is ReportFormat.PARQUET:
+        require_parquet()
+    if order is None:
+        order = Order.INPUT if report_format is not ReportFormat.TABLE and top is None else Order.SCORE
+    is_by_row = report_format in (ReportFormat.CSV, ReportFormat.JSONL)
+    if output is None and is_by_row and order is Order.INPUT and top is None:
+        return _StreamedReport(run, report_format, stdout)
+    return _CollectedReport(run, report_format, stdout, output, order, top)
+
+
+class _StreamedReport:
+    """Rows written to standard output as they come, without percentiles."""
+
+    def __init__(self, run: RunRecord, report_format: ReportFormat, stdout: TextIO) -> None:
+        self.partial: Path | None = None
+        self.set_aside: Path | None = None
+        self._run = run
+        self._is_csv = report_format is ReportFormat.CSV
+        self._file = stdout.buffer
+        if self._is_csv:
+            self._write(csv_line(list(FIELDS)))
+
+    def add(self, score: Score) -> None:
+        row = to_row(score, self._run.bundle_id, self._run.bundle_revision)
+        self._write(csv_line([row[name] for name in FIELDS]) if self._is_csv else jsonl_line(row))
+
+    def finish(self) -> None:
+        """Do nothing: every row is written."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def _write(self, line: bytes) -> None:
+        with writing_to("standard output"):
+            self._file.write(line)
+            self._file.flush()
+
+
+class _CollectedReport:
+    """Rows kept in a file until all are known."""
+
+    def __init__(
+        self,
+        run: RunRecord,
+        report_format: ReportFormat,
+        stdout: TextIO,
+        output: Path | None,
+        order: Order,
+        top: int | None,
+    ) -> None:
+        self._run, self._format, self._stdout = run, report_format, stdout
+        self._order, self._top = order, top
+        self._output: Path | None = None
+        self.partial: Path | None = None
+        self.set_aside: Path | None = None
+        if output is not None:
+            self._output = _checked_output(output)
+            self.partial = self._output.with_name(f"{self._output.name}.partial")
+            self.set_aside = _set_aside(self.partial)
+        self._rows = RowFile(self.partial, run)
+
+    def add(self, score: Score) -> None:
+        self._rows.append(to_row(score, self._run.bundle_id, self._run.bundle_revision))
+
+    def finish(self) -> None:
+        is_table = self._format is ReportFormat.TABLE
+        rows = self._rows.select(self._order, self._top, scored_only=is_table)
+        if self._output is None:
+            self._write_stdout(rows)
+            return
+        with writing_to(printable(str(self._output)), self._kept()), _replacing(self._output) as file:
+            self._write_file(rows, file)
+        self._rows.remove()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._rows.close()
+
+    def _write_file(self, rows: Rows, file: BinaryIO) -> None:
+        if self._format is ReportFormat.TABLE:
+            for line in table_lines(rows, TableStyle(decimals=decimals_for(self._run.scale))):
+                file.write(f"{line}\n".encode())
+        else:
+            _WRITERS[self._format](rows, file)
+
+    def _write_stdout(self, rows: Rows) -> None:
+        with writing_to("standard output"):
+            if self._format is not ReportFormat.TABLE:
+                _WRITERS[self._format](rows, self._stdout.buffer)
+            elif len(rows):
+                is_ascii = not can_show(self._stdout, "★☆±…")
+                style = TableStyle(decimals_for(self._run.scale), columns_of(self._stdout), is_ascii)
+                for line in table_lines(rows, style):
+                    self._stdout.write(f"{line}\n")
+            self._stdout.flush()
+
+    def _kept(self) -> str:
+        return "" if self.partial is None else f"; the rows are kept in {printable(str(self.partial))}"
+
+
+def decimals_for(scale: RatingScale) -> int:
+    """Choose how many digits of a score are worth showing on a scale."""
+    if scale.span <= 2:
+        return 3
+    return 1 if scale.span >= 50 else 2
+
+
+def _checked_output(output: Path) -> Path:
+    """Refuse what must not or cannot be replaced; follow links, so that they stay."""
+    name = printable(str(output))
+    if output.suffix.lower() in IMAGE_SUFFIXES:
+        raise OutputError(
+            f"{name}: this is a name for a photo; give the results another one, such as scores.csv"
+        )
+    with writing_to(name):
+        resolved = output.resolve()
+        if not resolved.parent.is_dir():
+            raise OutputError(f"{name}: there is no folder {printable(str(resolved.parent))}; make it first")
+        if resolved.exists() and not resolved.is_file():
+            raise OutputError(f"{name}: is a folder or a device; name a file, or none to write to the screen")
+    return resolved
+
+
+def _set_aside(partial: Path) -> Path | None:
+    """Rename what an earlier run left, so that it is not lost."""
+    with writing_to(printable(str(partial))):
+        if not os.path.lexists(partial):
+            return None
+        number = 1
+        while os.path.lexists(free := partial.with_name(f"{partial.name}.{number}")):
+            number += 1
+        return partial.rename(free)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """Write a file beside the old one and put it in its place only when it is whole and on the disk."""
+    temporary = path.with_name(f".piaa-{secrets.token_hex(6)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            temporary.chmod(stat.S_IMODE(path.stat().st_mode))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,21 @@
+"""What every test gets: a home folder of its own, and none of the caller's settings."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def piaa_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep tests away from the profiles and the cache of whoever runs them."""
+    for name in [name for name in os.environ if name.startswith("PIAA_") and name != "PIAA_TEST_DATA"]:
+        monkeypatch.delenv(name)
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("PIAA_HOME", str(home))
+    return home

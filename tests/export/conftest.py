@@ -1,0 +1,123 @@
+"""A checkpoint that is real in every respect but its size, and the bundle made of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import skimage.data
+
+from export.bundle_writer import BundleReport, write_bundle
+from export.model_card import CardFacts, Source
+from piaa_sdk.bundle import DECODING_RULE, Preprocessing
+from piaa_sdk.head import AdaptationGrid, Prior
+from piaa_sdk.images import load_image
+from training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from training.network import EmbeddingNetwork, StatisticsNetwork
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from piaa_sdk.array_types import PixelArray
+
+SIZE = 64
+DIM = 16
+CENTERS = 12
+
+PREPROCESSING = Preprocessing(SIZE, "squash", "bicubic", 2, (255, 255, 255), DECODING_RULE)
+
+METRICS = {
+    "format_version": 1,
+    "measured": "The figures are those of a sibling trained on groups a and b.",
+    "protocol": "Mean over 140 people.",
+    "rows": [
+        {
+            "data": "some photographs",
+            "shots": 10,
+            "prior": 0.5,
+            "personal": 0.5625,
+            "interval": [0.55, 0.575],
+            "shuffled": 0.53,
+            "difference": 0.0325,
+            "difference_interval": [0.02, 0.045],
+            "coverage": 0.9,
+        }
+    ],
+}
+
+FACTS = CardFacts(
+    base_model="timm/tf_efficientnet_lite0.in1k",
+    taste="Five people were asked what they like.",
+    limits=("They are not everybody.",),
+    sources=(Source("Ratings", "Nobody (2020). Nothing.", "https://example.org/1", "public domain"),),
+    commands=("python -m training fit A B",),
+)
+
+
+def make_prior(seed: int = 0) -> Prior:
+    rng = np.random.default_rng(seed)
+    return Prior(
+        metric=(rng.random(DIM) / DIM).astype(np.float32),
+        linear_scale=0.1,
+        length_scale=0.5,
+        centers=rng.normal(size=(CENTERS, DIM)).astype(np.float16),
+        center_weights=rng.normal(size=CENTERS),
+        center_offset=0.3,
+        arc_bias=0.1,
+        generic_mean=0.55,
+        generic_std=0.125,
+        grid=AdaptationGrid(np.array([1.0, 0.5]), np.array([[0.45, 0.1]]), np.array([0.5, 2.0])),
+        slope_unit=0.22,
+        offset_mean=0.5,
+        offset_variance=2.0,
+        variance_scale=0.03,
+        variance_degrees=4.0,
+        std_factor=1.0,
+    )
+
+
+@pytest.fixture(scope="session")
+def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rng = np.random.default_rng(0)
+    backbone = StatisticsNetwork.pretrained(["last.mean", "stage2.mean", "stage5.deviation", "stage7.thirds"])
+    count = backbone.statistic_count
+    network = EmbeddingNetwork.from_parts(
+        backbone,
+        rng.normal(size=count),
+        rng.random(count) + 0.5,
+        rng.normal(size=(count, DIM)) / np.sqrt(count),
+    )
+    run = {
+        "rating_scale": [1, 7],
+        "preprocessing": PREPROCESSING.to_json(),
+        "people": ["c" * 64, "a" * 64],
+        "pictures": ["b" * 64],
+    }
+    folder = tmp_path_factory.mktemp("training") / "checkpoint"
+    save_checkpoint(folder, network, make_prior().to_tensors(), run)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(checkpoint_folder: Path) -> Checkpoint:
+    return load_checkpoint(checkpoint_folder)
+
+
+@pytest.fixture(scope="session")
+def report(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> BundleReport:
+    """A finished bundle, made once for all tests; they must not change it."""
+    folder = tmp_path_factory.mktemp("export") / "bundle"
+    return write_bundle(checkpoint, folder, metrics=METRICS, facts=FACTS)
+
+
+@pytest.fixture(scope="session")
+def bundle_folder(report: BundleReport) -> Path:
+    return report.bundle.folder
+
+
+@pytest.fixture(scope="session")
+def photos() -> PixelArray:
+    """Five real photographs, (5, S, S, 3)."""
+    names = ("astronaut", "chelsea", "coffee", "rocket", "hubble_deep_field")
+    return np.stack([load_image(getattr(skimage.data, name)(), PREPROCESSING) for name in names])

@@ -1,0 +1,72 @@
+"""The command line of the export, as it is typed."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from export.__main__ import main
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
+    monkeypatch.setattr(sys, "argv", ["export", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    return int(end.value.code or 0)
+
+
+def test_a_good_bundle_passes(
+    bundle_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "check", bundle_folder) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("files: 14 as listed")
+    assert lines[1] == "golden scores: largest difference 0.0000 rating units"
+
+
+def test_a_bundle_is_compared_with_its_checkpoint(
+    bundle_folder: Path,
+    checkpoint_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    photos = bundle_folder / "golden"
+    assert (
+        run(monkeypatch, "check", bundle_folder, "--checkpoint", checkpoint_folder, "--photos", photos) == 0
+    )
+    assert "torch and ONNX on 14 pictures" in capsys.readouterr().out
+
+
+def test_a_damaged_bundle_is_one_line_and_exit_code_1(
+    bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(bundle_folder, tmp_path / "bundle")
+    (tmp_path / "bundle" / "metrics.json").write_text("{}")
+    assert run(monkeypatch, "check", tmp_path / "bundle") == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert "metrics.json is damaged" in line
+
+
+def test_build_refuses_before_it_works(
+    bundle_folder: Path,
+    checkpoint_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(monkeypatch, "build", checkpoint_folder, bundle_folder) == 1
+    assert "replace it with --force" in capsys.readouterr().err
+    assert (
+        run(monkeypatch, "build", checkpoint_folder, tmp_path / "new", "--metrics", tmp_path / "absent.json")
+        == 1
+    )
+    assert "absent.json cannot be read as JSON" in capsys.readouterr().err
+    assert (
+        run(monkeypatch, "build", checkpoint_folder, tmp_path / "new", "--photos", tmp_path / "absent") == 1
+    )
+    assert "absent" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

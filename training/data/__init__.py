@@ -1,0 +1,1 @@
+"""Rating tables and the pictures they rate, as training and evaluation read them."""

@@ -1,0 +1,175 @@
+"""Pictures to statistics: the preprocessing of the SDK, one pass of the network, kept in a folder.
+
+The pass costs tens of milliseconds per picture and is the same for every prior that is fitted on its
+result, so what it gives is kept: in files that only ever are added, keyed by the content of the pictures
+and by everything the numbers depend on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+import torch
+
+from piaa_sdk.errors import ImageError, OutputError, PiaaWarning
+from piaa_sdk.files import write_atomically
+from piaa_sdk.images import load_image
+from training.data.ratings import picture_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from piaa_sdk.array_types import FloatArray, PixelArray
+    from piaa_sdk.bundle import Preprocessing
+    from training.network import StatisticsNetwork
+
+STATISTICS_RULE = 1
+"""Raised whenever the same pixels and weights become other statistics."""
+
+_SHARD_PICTURES = 1024
+
+
+def collect_statistics(
+    paths: Sequence[Path],
+    network: StatisticsNetwork,
+    preprocessing: Preprocessing,
+    *,
+    cache: Path | None = None,
+    batch_size: int = 16,
+    progress: Callable[[int, int], None] | None = None,
+) -> FloatArray:
+    """Measure the raw statistics of picture files, in the order of the paths.
+
+    Args:
+        paths: N picture files.
+        network: Whose statistics.
+        preprocessing: How a picture becomes pixels.
+        cache: Folder that keeps what was measured; None keeps nothing.
+        batch_size: Pictures per pass of the network.
+        progress: Called with the pictures done and all pictures to do, those kept from before left out.
+
+    Returns:
+        (N, F) float32.
+
+    Raises:
+        ImageError: A picture cannot be read.
+        OutputError: The cache cannot be written.
+    """
+    return keep_statistics(
+        [_digest_of_file(path) for path in paths],
+        lambda position: load_image(paths[position], preprocessing),
+        network,
+        folder=None if cache is None else cache / settings_digest(network, preprocessing),
+        batch_size=batch_size,
+        progress=progress,
+    )
+
+
+def keep_statistics(
+    keys: Sequence[str],
+    load: Callable[[int], PixelArray],
+    network: StatisticsNetwork,
+    *,
+    folder: Path | None,
+    batch_size: int = 16,
+    progress: Callable[[int, int], None] | None = None,
+) -> FloatArray:
+    """Measure the raw statistics of whatever has a key, and keep them: pictures, or altered views of them.
+
+    Args:
+        keys: N hex digests of 64 characters; equal keys have equal pixels.
+        load: Gives the pixels (S, S, 3) uint8 of a position in ``keys``.
+        network: Whose statistics.
+        folder: Where they are kept; one folder for each :func:`settings_digest`. None keeps nothing.
+        batch_size: Pictures per pass of the network.
+        progress: As for :func:`collect_statistics`.
+
+    Returns:
+        (N, F) float32.
+    """
+    known = {} if folder is None else _read_shards(folder, network.statistic_count)
+    todo = list({key: position for position, key in enumerate(keys) if key not in known}.items())
+    fresh: dict[str, FloatArray] = {}
+    for start in range(0, len(todo), batch_size):
+        batch = dict(todo[start : start + batch_size])
+        pixels = np.stack([load(position) for position in batch.values()])
+        fresh |= zip(batch, measure_statistics(network, pixels), strict=True)
+        if folder is not None and (len(fresh) >= _SHARD_PICTURES or start + batch_size >= len(todo)):
+            _write_shard(folder, fresh)
+            known |= fresh
+            fresh = {}
+        if progress is not None:
+            progress(start + len(batch), len(todo))
+    known |= fresh
+    empty = np.empty((0, network.statistic_count), dtype=np.float32)
+    return np.stack([known[key] for key in keys]) if keys else empty
+
+
+def measure_statistics(network: StatisticsNetwork, pixels: PixelArray) -> FloatArray:
+    """Measure the raw statistics (N, F) float32 of pixels (N, S, S, 3) uint8."""
+    with torch.inference_mode():
+        statistics: FloatArray = network.raw_statistics(torch.from_numpy(pixels)).numpy()
+    return statistics
+
+
+def settings_digest(network: StatisticsNetwork, preprocessing: Preprocessing) -> str:
+    """Return what tells apart statistics that must not be mixed: hex, 16 characters.
+
+    Weights, readouts, preprocessing and the versions of the packages that decode and compute go in.
+    """
+    digest = hashlib.sha256()
+    settings = {
+        "rule": STATISTICS_RULE,
+        "preprocessing": preprocessing.to_json(),
+        "readouts": network.readouts,
+        "versions": {package: version(package) for package in ("pillow", "timm", "torch")},
+    }
+    digest.update(json.dumps(settings, sort_keys=True).encode())
+    for name, tensor in sorted(network.backbone.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _digest_of_file(path: Path) -> str:
+    try:
+        return picture_digest(path.read_bytes())
+    except OSError as error:
+        raise ImageError(str(path), f"cannot be read: {error.strerror or error}") from error
+
+
+def _read_shards(folder: Path, statistic_count: int) -> dict[str, FloatArray]:
+    known: dict[str, FloatArray] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            shard = safetensors.numpy.load_file(path)
+            statistics, digests = shard["statistics"], shard["digests"]
+            if statistics.shape != (len(digests), statistic_count) or digests.shape != (len(digests), 32):
+                raise ValueError(f"shapes {statistics.shape} and {digests.shape}")
+        except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+            warnings.warn(
+                f"{path} is damaged ({error}); its pictures are measured again", PiaaWarning, stacklevel=4
+            )
+            continue
+        known |= zip((bytes(digest).hex() for digest in digests), statistics, strict=True)
+    return known
+
+
+def _write_shard(folder: Path, statistics: dict[str, FloatArray]) -> None:
+    digests = np.array([list(bytes.fromhex(digest)) for digest in statistics], dtype=np.uint8)
+    data = safetensors.numpy.save({"digests": digests, "statistics": np.stack(list(statistics.values()))})
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Named by content: two runs that measure the same pictures at once write the same file.
+        name = hashlib.sha256(digests.tobytes()).hexdigest()[:16]
+        write_atomically(folder / f"{name}.safetensors", data)
+    except OSError as error:
+        raise OutputError(f"{folder}: statistics cannot be kept: {error.strerror or error}") from error

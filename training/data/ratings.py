@@ -1,0 +1,276 @@
+"""A folder of ratings by many people: ``ratings.csv``, ``users.csv`` and the pictures."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import math
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from piaa_sdk.errors import RatingError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    import numpy.typing as npt
+
+    from piaa_sdk.array_types import FloatArray
+    from piaa_sdk.rating_scale import RatingScale
+
+RATINGS_NAME = "ratings.csv"
+USERS_NAME = "users.csv"
+SINGLE_GROUP = "all"
+"""Group of everybody in a folder without ``users.csv``."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingReport:
+    """What was not taken over as it stood.
+
+    Attributes:
+        absent: Ratings left out because their picture is not in the folder.
+        merged: Ratings of a picture that the same person had rated before; the mean stands for all of them.
+        contradictory: Pairs of person and picture among them whose ratings differed.
+    """
+
+    absent: int = 0
+    merged: int = 0
+    contradictory: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RatingTable:
+    """Who rated what how; R ratings of N images by U users, sorted by user, then image.
+
+    Attributes:
+        folder: What the images' names are relative to.
+        users: U names, sorted; each has at least one rating.
+        groups: U names: the group of each user.
+        images: N names relative to ``folder``, with ``/``, sorted; each has at least one rating.
+        user_index: (R,) position of the rating's user.
+        image_index: (R,) position of the rating's image.
+        scores: (R,) float64, the ratings, in the units of the table.
+        report: What was not taken over as it stood.
+    """
+
+    folder: Path
+    users: tuple[str, ...]
+    groups: tuple[str, ...]
+    images: tuple[str, ...]
+    user_index: npt.NDArray[np.intp]
+    image_index: npt.NDArray[np.intp]
+    scores: FloatArray
+    report: ReadingReport = ReadingReport()
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __str__(self) -> str:
+        report = self.report
+        left_out = f"; {report.absent} without a picture left out" if report.absent else ""
+        merged = (
+            f"; {report.merged} repeated ones merged ({report.contradictory} contradictory)"
+            if report.merged
+            else ""
+        )
+        return (
+            f"{len(self)} ratings of {len(self.images)} images by {len(self.users)} users "
+            f"of groups {', '.join(sorted(set(self.groups)))}{left_out}{merged}"
+        )
+
+    def paths(self) -> list[Path]:
+        """Return where the N images are."""
+        return [self.folder / image for image in self.images]
+
+    def by_user(self) -> Iterator[tuple[str, npt.NDArray[np.intp], FloatArray]]:
+        """Yield each user's name, the positions of the images rated (K,) and the ratings (K,)."""
+        bounds = np.searchsorted(self.user_index, np.arange(len(self.users) + 1))
+        for user, start, end in zip(self.users, bounds[:-1], bounds[1:], strict=True):
+            yield user, self.image_index[start:end], self.scores[start:end]
+
+    def mean_scores(self) -> FloatArray:
+        """Return the mean rating of each image, (N,), in the units of the table."""
+        counts = np.bincount(self.image_index, minlength=len(self.images))
+        sums = np.bincount(self.image_index, weights=self.scores, minlength=len(self.images))
+        return sums / counts
+
+    def select(self, groups: Collection[str]) -> RatingTable:
+        """Keep the users of some groups, and the images that they rated.
+
+        Raises:
+            RatingError: The table has no such group.
+        """
+        _check_groups(groups, set(self.groups), self.folder)
+        kept = np.array([group in groups for group in self.groups])[self.user_index]
+        users, user_index = np.unique(self.user_index[kept], return_inverse=True)
+        images, image_index = np.unique(self.image_index[kept], return_inverse=True)
+        return RatingTable(
+            folder=self.folder,
+            users=tuple(self.users[user] for user in users),
+            groups=tuple(self.groups[user] for user in users),
+            images=tuple(self.images[image] for image in images),
+            user_index=user_index,
+            image_index=image_index,
+            scores=self.scores[kept],
+            report=self.report,
+        )
+
+    def person_digests(self) -> tuple[str, ...]:
+        """Return :func:`person_digest` of each user, (U,)."""
+        return tuple(person_digest(user) for user in self.users)
+
+    def picture_digests(self) -> tuple[str, ...]:
+        """Return :func:`picture_digest` of each image, (N,); reads every file."""
+        return tuple(picture_digest(path.read_bytes()) for path in self.paths())
+
+
+def person_digest(user: str) -> str:
+    """Return what stands for a person in a bundle: hex SHA-256 of the user's name in the table.
+
+    Only the name goes in, not the ratings, so that a person is known again by any part of them. Two tables
+    that use one name for two people make them look like one; what refuses to evaluate on people it was
+    trained on then refuses once too often, never once too seldom.
+    """
+    return hashlib.sha256(f"person:{unicodedata.normalize('NFC', user)}".encode()).hexdigest()
+
+
+def picture_digest(data: bytes) -> str:
+    """Return what stands for a picture in a bundle: hex SHA-256 of its file's bytes, whatever its name."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_rating_table(
+    folder: Path, groups: Collection[str] | None = None, *, scale: RatingScale | None = None
+) -> RatingTable:
+    """Read a folder of ratings by many people.
+
+    A person's ratings of one picture are merged to their mean. Ratings of pictures that are not in the
+    folder are left out and counted. Without ``users.csv`` everybody is in the group ``all``.
+
+    Args:
+        folder: Holds ``ratings.csv`` (columns ``user,image,score``; images relative to the folder),
+            ``users.csv`` (columns ``user,group``) and the pictures.
+        groups: Groups of users to keep; None keeps all.
+        scale: What ratings have to lie on; None accepts any number.
+
+    Raises:
+        RatingError: A file or column is missing, a line cannot be understood, a user has no group or a
+            group no user, or nothing is left.
+    """
+    group_by_user = _read_users(folder)
+    scores_by_pair: dict[tuple[str, str], list[float]] = {}
+    is_there: dict[str, bool] = {}
+    absent = 0
+    for line, (user, name, text) in _rows(folder / RATINGS_NAME, ("user", "image", "score")):
+        place = f"{folder / RATINGS_NAME}, line {line}"
+        if group_by_user is not None and user not in group_by_user:
+            raise RatingError(f"{place}: user {user!r} is not in {USERS_NAME}; add a line with a group")
+        image = _image_name(name, place)
+        score = _score(text, scale, place)
+        if image not in is_there:
+            is_there[image] = (folder / image).is_file()
+        if is_there[image]:
+            scores_by_pair.setdefault((user, image), []).append(score)
+        else:
+            absent += 1
+    if not scores_by_pair:
+        raise RatingError(
+            f"{folder / RATINGS_NAME}: no rating is left ({absent} name pictures that are not in {folder}); "
+            "paths of images are relative to the folder"
+        )
+    table = _table(folder, scores_by_pair, group_by_user, absent)
+    return table if groups is None else table.select(groups)
+
+
+def _table(
+    folder: Path,
+    scores_by_pair: dict[tuple[str, str], list[float]],
+    group_by_user: dict[str, str] | None,
+    absent: int,
+) -> RatingTable:
+    users = sorted({user for user, _ in scores_by_pair})
+    images = sorted({image for _, image in scores_by_pair})
+    user_positions = {user: position for position, user in enumerate(users)}
+    image_positions = {image: position for position, image in enumerate(images)}
+    pairs = sorted(scores_by_pair)
+    return RatingTable(
+        folder=folder,
+        users=tuple(users),
+        groups=tuple(SINGLE_GROUP if group_by_user is None else group_by_user[user] for user in users),
+        images=tuple(images),
+        user_index=np.array([user_positions[user] for user, _ in pairs], dtype=np.intp),
+        image_index=np.array([image_positions[image] for _, image in pairs], dtype=np.intp),
+        scores=np.array([math.fsum(scores_by_pair[pair]) / len(scores_by_pair[pair]) for pair in pairs]),
+        report=ReadingReport(
+            absent=absent,
+            merged=sum(len(scores) - 1 for scores in scores_by_pair.values()),
+            contradictory=sum(len(set(scores)) > 1 for scores in scores_by_pair.values()),
+        ),
+    )
+
+
+def _read_users(folder: Path) -> dict[str, str] | None:
+    path = folder / USERS_NAME
+    if not path.exists():
+        return None
+    group_by_user: dict[str, str] = {}
+    for line, (user, group) in _rows(path, ("user", "group")):
+        if group_by_user.setdefault(user, group) != group:
+            raise RatingError(
+                f"{path}, line {line}: user {user!r} is in group {group_by_user[user]!r} and in {group!r}; "
+                "a user is in one group"
+            )
+    return group_by_user
+
+
+def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Yield line number and the wanted columns of each row; no value is empty."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            header = next(reader, [])
+            if missing := [column for column in columns if column not in header]:
+                raise RatingError(
+                    f"{path}: no column {missing[0]!r}; its first line must be {','.join(columns)}"
+                )
+            positions = [header.index(column) for column in columns]
+            for row in reader:
+                if not row:
+                    continue
+                values = tuple(row[position] if position < len(row) else "" for position in positions)
+                if "" in values:
+                    raise RatingError(f"{path}, line {reader.line_num}: {columns[values.index('')]} is empty")
+                yield reader.line_num, values
+    except FileNotFoundError as error:
+        raise RatingError(f"{path}: no such file; a folder of ratings holds {RATINGS_NAME}") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise RatingError(f"{path} cannot be read as UTF-8 CSV: {error}") from error
+
+
+def _image_name(name: str, place: str) -> str:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise RatingError(f"{place}: image {name!r} must be a path inside the folder")
+    return path.as_posix()
+
+
+def _score(text: str, scale: RatingScale | None, place: str) -> float:
+    try:
+        score = float(text)
+    except ValueError as error:
+        raise RatingError(f"{place}: score {text!r} is not a number") from error
+    if not math.isfinite(score):
+        raise RatingError(f"{place}: score {text!r} is not finite")
+    if scale is not None and score not in scale:
+        raise RatingError(f"{place}: score {score:g} lies outside the scale {scale}")
+    return score
+
+
+def _check_groups(wanted: Collection[str], found: set[str], folder: Path) -> None:
+    if unknown := sorted(set(wanted) - found):
+        raise RatingError(f"{folder}: no group {unknown[0]!r}; there are {', '.join(sorted(found))}")

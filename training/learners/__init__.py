@@ -1,0 +1,1 @@
+"""How a prior is learned from many people's ratings."""
