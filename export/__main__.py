@@ -37,7 +37,8 @@ def build(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of the checkpoint.")],
     out: Annotated[Path, typer.Argument(help="Folder that the bundle shall be.")],
     metrics: Annotated[
-        Path | None, typer.Option(help="JSON file of the figures; becomes metrics.json.")
+        list[Path] | None,
+        typer.Option("--metrics", help="JSON file of `python -m training evaluate`; may be repeated."),
     ] = None,
     card_data: Annotated[Path | None, typer.Option(help="JSON file of what the model card tells.")] = None,
     photos: Photos = None,
@@ -52,7 +53,7 @@ def build(
     report = write_bundle(
         load_checkpoint(checkpoint),
         out,
-        metrics={"format_version": 1} if metrics is None else _read_json(metrics),
+        records=[_read_json(path) for path in metrics or []],
         facts=CardFacts() if card_data is None else CardFacts.load(card_data),
         photos=_photo_paths(photos or []),
         golden=golden,
@@ -120,7 +121,8 @@ def _photo_paths(paths: Iterable[Path]) -> list[Path]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        # What could not be measured is NaN in Python's JSON, which is none; null is what others can read.
+        content = json.loads(path.read_bytes(), parse_constant=lambda _: None)
     except (OSError, ValueError) as error:
         raise ModelFormatError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(content, dict):

@@ -62,7 +62,7 @@ def write_bundle(
     checkpoint: Checkpoint,
     folder: Path,
     *,
-    metrics: Mapping[str, Any],
+    records: Sequence[Mapping[str, Any]] = (),
     facts: CardFacts,
     photos: Sequence[Path] = (),
     golden: int | None = None,
@@ -73,7 +73,7 @@ def write_bundle(
     Args:
         checkpoint: What was trained.
         folder: Where the bundle shall be.
-        metrics: Content of ``metrics.json``: how good it is, and of what these are the figures.
+        records: What evaluations found, for ``metrics.json``.
         facts: What the model card tells beyond that.
         photos: More pictures to compare torch and the graphs on, beside the golden ones.
         golden: How many golden pictures to put in; None for all.
@@ -85,6 +85,7 @@ def write_bundle(
         OutputError: The folder exists and may not be replaced, or cannot be written.
         ImageError: A photo cannot be read.
     """
+    metrics = {"format_version": 1, "measured": facts.measured, "records": list(records)}
     scale, preprocessing = rating_scale(checkpoint), preprocessing_of(checkpoint)
     with new_folder(folder, replace=replace) as fresh:
         (fresh / "onnx").mkdir()
@@ -191,6 +192,7 @@ def _config(checkpoint: Checkpoint) -> dict[str, Any]:
             "head": {"file": HEAD_NAME, "input": "embedding", "output": "score", "opset": OPSET},
         },
         "training": {
+            "groups": run.get("data", {}).get("groups", []),
             "readouts": run["readouts"],
             "git_commit": run["git_commit"],
             "versions": run["versions"],

@@ -171,6 +171,7 @@ def _finished(proto: onnx.ModelProto, metadata: Mapping[str, str]) -> onnx.Model
     # The version of the exporter would make equal graphs unequal files; config.json tells it.
     proto.producer_name, proto.producer_version = "piaa-sdk export", ""
     proto.ir_version = _IR_VERSION
+    del proto.graph.value_info[:]  # shapes that every reader can infer, 73 KB
     onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
     onnx.checker.check_model(proto, full_check=True)
     return proto

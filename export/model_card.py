@@ -41,6 +41,7 @@ class CardFacts:
     Attributes:
         base_model: Hub id of the network that the weights come from; empty if there is none.
         taste: Whose taste the generic score holds: who rated, what they were asked, what they were shown.
+        measured: Which model the figures are those of, where it is not this very one.
         limits: What it cannot do and where it is likely to be wrong, one sentence or more each.
         sources: Weights, ratings, pictures.
         commands: What makes the bundle again, line by line.
@@ -48,6 +49,7 @@ class CardFacts:
 
     base_model: str = ""
     taste: str = ""
+    measured: str = ""
     limits: tuple[str, ...] = ()
     sources: tuple[Source, ...] = ()
     commands: tuple[str, ...] = ()
@@ -90,7 +92,9 @@ def render_card(
     )
     environment.filters |= {
         "json": lambda value: json.dumps(value, ensure_ascii=False),
-        "interval": _interval,
+        "level": _level,
+        "spread": _spread,
+        "difference": _difference,
     }
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     low, high = config["rating_scale"]
@@ -98,7 +102,7 @@ def render_card(
         config=config,
         run=run,
         metrics=metrics,
-        rows=metrics.get("rows", ()),
+        records=metrics.get("records", ()),
         facts=facts,
         low=f"{low:g}",
         high=f"{high:g}",
@@ -107,5 +111,17 @@ def render_card(
     )
 
 
-def _interval(bounds: tuple[float, float] | None) -> str:
-    return "" if bounds is None else f"{bounds[0]:.3f} to {bounds[1]:.3f}"
+def _level(figure: Mapping[str, Any]) -> str:
+    return "not defined" if figure["mean"] is None else f"{figure['mean']:.3f} {_spread(figure)}"
+
+
+def _spread(figure: Mapping[str, Any]) -> str:
+    low, high = figure["interval"]
+    return f"± {figure['std']:.3f} [{low:.3f}, {high:.3f}] ({figure['picture_error']:.3f})"
+
+
+def _difference(figure: Mapping[str, Any]) -> str:
+    if figure["mean"] is None:
+        return "not defined"
+    low, high = figure["interval"]
+    return f"{figure['mean']:+.3f} [{low:+.3f}, {high:+.3f}] ({figure['picture_error']:.3f})"

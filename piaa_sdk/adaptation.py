@@ -23,11 +23,10 @@ from piaa_sdk.head import CovarianceParts, PersonalHead, covariance, spectrum
 from piaa_sdk.results import Adaptation, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     import numpy.typing as npt
 
-    from piaa_sdk.array_types import FloatArray
     from piaa_sdk.head import Prior
     from piaa_sdk.results import SupportSet
 
@@ -64,10 +63,9 @@ def adapt(prior: Prior, support: SupportSet) -> PersonalHead:
     if len(ratings) > _SWEEP_SHOTS:
         rows = _sample(len(ratings), _SWEEP_SHOTS)
         kept = _kept(_fit_grid(prior, parts.part(rows), ratings[rows]))
-        fits = [
-            _fit(prior, parts, ratings, fit.share, fit.slope, fit.slope_variance, (fit.noise,))[0]
-            for fit in kept
-        ]
+        fits = _fit_all(
+            prior, parts, ratings, [(fit.share, fit.slope, fit.slope_variance, (fit.noise,)) for fit in kept]
+        )
     else:
         kept = fits = _kept(_fit_grid(prior, parts, ratings))
     weights = _normalized(kept)
@@ -142,13 +140,24 @@ class _Fit:
 
 def _fit_grid(prior: Prior, parts: CovarianceParts, ratings: Float64Array) -> list[_Fit]:
     grid = prior.grid
+    pairs = product(grid.linear_shares.tolist(), grid.slopes.tolist())
+    return _fit_all(prior, parts, ratings, [(share, *slope, grid.noises.tolist()) for share, slope in pairs])
+
+
+def _fit_all(
+    prior: Prior,
+    parts: CovarianceParts,
+    ratings: Float64Array,
+    blends: Iterable[tuple[float, float, float, Sequence[float]]],
+) -> list[_Fit]:
+    """Fit each (share, mean and variance of the slope, noises); a covariance is decomposed once."""
     fits = []
-    spectra = {}
-    for share, (slope, slope_variance) in product(grid.linear_shares, grid.slopes):
-        key = (float(share), float(slope_variance))
+    spectra: dict[tuple[float, float], tuple[Float64Array, Float64Array]] = {}
+    for share, slope, slope_variance, noises in blends:
+        key = (share, slope_variance)
         if key not in spectra:
             spectra[key] = spectrum(parts.blend(*key))
-        fits += _fit(prior, parts, ratings, share, slope, slope_variance, grid.noises, spectra[key])
+        fits += _fit(prior, parts, ratings, share, slope, slope_variance, noises, spectra[key])
     return fits
 
 
@@ -159,8 +168,8 @@ def _fit(
     share: float,
     slope: float,
     slope_variance: float,
-    noises: FloatArray | tuple[float, ...],
-    decomposed: tuple[Float64Array, Float64Array] | None = None,
+    noises: Sequence[float],
+    decomposed: tuple[Float64Array, Float64Array],
 ) -> list[_Fit]:
     """Fit one blend of kernels under each noise.
 
@@ -168,7 +177,7 @@ def _fit(
     the evidence is that of a multivariate Student's t: log p = -1/2 log|C| - (d + K)/2 log(d v0 + r' C^-1 r)
     plus a constant that all combinations share.
     """
-    values, vectors = decomposed or spectrum(parts.blend(share, slope_variance))
+    values, vectors = decomposed
     residual = ratings - prior.offset_mean - prior.slope_unit * slope * parts.generic
     rotated = vectors.T @ residual
     degrees, shots = prior.variance_degrees, len(ratings)
@@ -179,16 +188,15 @@ def _fit(
         evidence = -0.5 * float(np.log(spread).sum()) - 0.5 * (degrees + shots) * math.log(squares)
         weights = vectors @ (rotated / spread)
         variance = squares / (degrees + shots)
-        fits.append(
-            _Fit(float(share), float(slope), float(slope_variance), float(noise), evidence, weights, variance)
-        )
+        fits.append(_Fit(share, slope, slope_variance, noise, evidence, weights, variance))
     return fits
 
 
 def _normalized(fits: list[_Fit]) -> Float64Array:
     evidence = np.array([fit.evidence for fit in fits])
     weights: Float64Array = np.exp(evidence - evidence.max())
-    return weights / weights.sum()
+    weights /= weights.sum()
+    return weights
 
 
 def _kept(fits: list[_Fit]) -> list[_Fit]:
@@ -251,7 +259,10 @@ def _predict_left_out(
 
 
 def _jackknife_interval(difference: Float64Array, pairs: npt.NDArray[np.bool_]) -> tuple[float, float] | None:
-    """Return the 90 % interval of the mean of ``difference`` (K, K) over pairs; None if no picture can be spared."""
+    """Return the 90 % interval of the mean of ``difference`` (K, K) over pairs.
+
+    None if all pairs share one picture: then nothing is known about the spread.
+    """
     total, count = np.where(pairs, difference, 0).sum() / 2, pairs.sum() / 2
     without_total = total - np.where(pairs, difference, 0).sum(axis=1)
     without_count = count - pairs.sum(axis=1)

@@ -73,7 +73,8 @@ class _Program(TyperGroup):
                 code = _STOPPED
             except BrokenPipeError:
                 code = _READER_LEFT
-        silence(sys.stdout)
+        for stream in (sys.stdout, sys.stderr):
+            silence(stream)
         raise typer.Exit(code)
 
 
@@ -98,10 +99,11 @@ app.add_typer(cli_stored.cache, name="cache")
 
 def main() -> None:
     """Run the program with the arguments it was started with."""
-    # A name that the terminal's encoding lacks is escaped, and what libraries log is not for our user.
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # the shell has closed it
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115 - until the end
+        getattr(sys, name).reconfigure(errors="backslashreplace")  # for names its encoding lacks
+    # What libraries log is not for our user.
     logging.getLogger().addHandler(logging.NullHandler())
     app(prog_name="piaa")
 
@@ -153,7 +155,7 @@ def score(
     if user is not None and len(user) > 1:
         raise typer.BadParameter("one person at a time; run the command once for each", param_hint="--user")
     report_format = _report_format(report_format, output)
-    from piaa_sdk.images import find_images
+    from piaa_sdk.images import find_images, printable
     from piaa_sdk.reports import open_report
     from piaa_sdk.row_file import RunRecord
     from piaa_sdk.row_formats import path_field
@@ -181,7 +183,8 @@ def score(
     total = sum(1 for _ in find_images(paths, recursive=recursive)) if console.shows_progress else None
     with open_report(record, report_format, stdout=sys.stdout, output=output, order=order, top=top) as report:
         if report.set_aside:
-            console.warn(f"rows of an earlier run that was stopped are kept in {report.set_aside}")
+            earlier = printable(str(report.set_aside))
+            console.warn(f"rows of an earlier run that was stopped are kept in {earlier}")
         _score_into(report, scorer, find_images(paths, recursive=recursive), console, total, output)
 
 
@@ -209,7 +212,7 @@ def _score_into(
             raise typer.Exit(1)
         report.finish()
     except KeyboardInterrupt:
-        kept = f"; their rows are kept in {report.partial}" if report.partial else ""
+        kept = f"; their rows are kept in {printable(str(report.partial))}" if report.partial else ""
         console.say(f"stopped after {count_of(scored + failed, 'photo')}{kept}")
         raise typer.Exit(_STOPPED) from None
     whose = f"for {printable(scorer.user)}" if scorer.user is not None else "the way most people would"
@@ -247,6 +250,7 @@ def personalize(
         raise typer.BadParameter("add to the stored ratings or replace them, not both", param_hint="--add")
     from piaa_sdk.explanations import describe_adaptation
     from piaa_sdk.images import printable
+    from piaa_sdk.profiles import ProfileStore
     from piaa_sdk.ratings import RatingTable, read_ratings, summarize
     from piaa_sdk.scorer import Scorer
 
@@ -263,10 +267,12 @@ def personalize(
                 pass
         mine = RatingTable({None: rows})
         personal = scorer.personalize(mine, user=name, scale=scale, add=add, replace=replace)
-        tell(f"scale {personal.scale}" + ("" if scale else " (recognized; state another one with --scale)"))
+        origin = "as stated" if scale else "as before" if add else "recognized; state another with --scale"
+        tell(f"scale {personal.scale} ({origin})")
         if personal.adaptation is not None:
             tell(*describe_adaptation(personal.adaptation))
-        tell(f"Stored. To score with it: piaa score PHOTOS --user {shlex.quote(name)}", "")
+        tell(f"Stored in {printable(str(ProfileStore().folder))}. To score with it:")
+        tell(f"  piaa score PHOTOS --user {shlex.quote(name)}", "")
 
 
 def _people_in(table: RatingTable, user: str | None) -> dict[str, tuple[Rating, ...]]:
@@ -274,7 +280,7 @@ def _people_in(table: RatingTable, user: str | None) -> dict[str, tuple[Rating, 
     from piaa_sdk.profiles import ProfileStore
 
     if None in table.ratings or user is not None:
-        return {user or DEFAULT_USER: table.of_user(user)}
+        return {DEFAULT_USER if user is None else user: table.of_user(user)}
     stored = set(ProfileStore().names())
     people = {str(name): rows for name, rows in table.ratings.items()}
     return dict(sorted(people.items(), key=lambda one: one[0] not in stored))

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from piaa_sdk.bundle import ModelBundle
     from piaa_sdk.profiles import UserProfile
 
+CARD_NAME = "README.md"
+"""What the model card of a bundle is called."""
+
 users = typer.Typer(no_args_is_help=True, help="See, share and delete what was learned about people.")
 model = typer.Typer(no_args_is_help=True, help="See which model scores the photos.")
 cache = typer.Typer(no_args_is_help=True, help="See or clear what piaa remembers of photos it has seen.")
@@ -201,6 +204,8 @@ def _facts_of_model(bundle: ModelBundle) -> Iterator[tuple[str, str]]:
     yield "scale", str(bundle.rating_scale)
     yield "licence", bundle.license
     yield "folder", str(bundle.folder)
+    if CARD_NAME in bundle.checksums:
+        yield "about it", str(bundle.folder / CARD_NAME)
     for name, checksum in sorted(bundle.checksums.items()):
         yield name, f"{size((bundle.folder / name).stat().st_size)}, sha256 {checksum[:12]}"
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import platform
+import shlex
 import tempfile
 import warnings
 from dataclasses import dataclass
@@ -72,7 +73,8 @@ def examine() -> Iterator[Check]:
     yield check_runtime(installed_runtimes())
     yield from check_model(EMBEDDED_FOLDER)
     yield check_folder("profiles folder", data_folder())
-    yield from _check_profiles()
+    with contextlib.suppress(ModelError):  # which has been said
+        yield from check_profiles(ProfileStore(), ModelBundle.load(EMBEDDED_FOLDER).bundle_revision)
     yield check_folder("cache folder", cache_folder())
     yield _check_cache(embedding_cache.default_path())
     yield _check_formats()
@@ -124,11 +126,14 @@ def check_model(folder: Path) -> Iterator[Check]:
     total = sum((folder / name).stat().st_size for name in bundle.checksums)
     files = f"{count_of(len(bundle.checksums), 'file')}, {size(total)}, as they should be"
     yield Check("model", Status.OK, f"{bundle.bundle_id} {bundle.bundle_revision[:12]}: {files}")
+    backbone = Backbone(bundle)
     try:
-        yield _check_device(bundle)
-        yield _check_golden(bundle)
-    except (PiaaError, KeyError, TypeError, ValueError) as error:
-        yield Check("known scores", Status.FAIL, f"cannot be computed: {error}", step)
+        yield _check_device(backbone)
+        yield _check_golden(bundle, backbone)
+    except PiaaError as error:
+        yield Check("known scores", Status.FAIL, f"cannot be computed: {error}")
+    except (KeyError, TypeError, ValueError) as error:
+        yield Check("known scores", Status.FAIL, f"{GOLDEN_NAME} makes no sense: {error}", step)
 
 
 def check_folder(name: str, folder: Path) -> Check:
@@ -139,7 +144,7 @@ def check_folder(name: str, folder: Path) -> Check:
         folder: Where it is.
     """
     shown = printable(str(folder))
-    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    existing = next(place for place in (folder, *folder.absolute().parents) if _can_be_seen(place))
     step = "make it writable, or name another place in the environment variable PIAA_HOME"
     if not existing.is_dir():
         return Check(name, Status.FAIL, f"{shown}: {printable(str(existing))} is a file", step)
@@ -164,11 +169,11 @@ def _check_python() -> Check:
     return Check("Python", Status.OK, f"{platform.python_version()}, {machine}; {here}")
 
 
-def _check_device(bundle: ModelBundle) -> Check:
+def _check_device(backbone: Backbone) -> Check:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", PiaaWarning)
-        used = Backbone(bundle).device
+        used = backbone.device
     problems = "; ".join(str(warning.message) for warning in caught)
     if problems:
         return Check("device", Status.WARN, f"{used} is used: {problems}")
@@ -176,11 +181,11 @@ def _check_device(bundle: ModelBundle) -> Check:
     return Check("device", Status.OK, used + (f"; also there: {', '.join(others)}" if others else ""))
 
 
-def _check_golden(bundle: ModelBundle) -> Check:
+def _check_golden(bundle: ModelBundle, backbone: Backbone) -> Check:
     if GOLDEN_NAME not in bundle.checksums:
         return Check("known scores", Status.WARN, f"the model has no {GOLDEN_NAME} to compare with")
     golden: dict[str, Any] = json.loads(bundle.path(GOLDEN_NAME).read_text(encoding="utf-8"))
-    backbone, prior = Backbone(bundle), Prior.load(bundle.prior_path)
+    prior = Prior.load(bundle.prior_path)
     allowed = float(golden["tolerance"]["score"])
     differences = {}
     for picture in golden["pictures"]:
@@ -199,18 +204,27 @@ def _check_golden(bundle: ModelBundle) -> Check:
     )
 
 
-def _check_profiles() -> Iterator[Check]:
-    store = ProfileStore()
+def check_profiles(store: ProfileStore, bundle_revision: str) -> Iterator[Check]:
+    """Check that every stored profile can be read and is made for the model in use.
+
+    Args:
+        store: Where they are.
+        bundle_revision: Of the model in use.
+    """
     names = store.names()
-    damaged = 0
+    good = 0
     for name in names:
         try:
-            store.load(name)
+            profile = store.load(name)
         except PiaaError as error:
-            damaged += 1
             yield Check("profile", Status.WARN, f"{printable(name)}: {error}")
-    if names and not damaged:
-        yield Check("profiles", Status.OK, f"{len(names)} stored, all readable")
+            continue
+        if profile.bundle_revision == bundle_revision:
+            good += 1
+            continue
+        detail = f"{printable(name)} was learned with {profile.bundle_id} {profile.bundle_revision[:12]}"
+        yield Check("profile", Status.WARN, detail, f"piaa users refit {shlex.quote(name)}")
+    yield Check("profiles", Status.OK, f"{good} of {len(names)} ready to use" if names else "none yet")
 
 
 def _check_cache(path: Path) -> Check:
@@ -236,6 +250,13 @@ def _check_extras() -> Iterator[Check]:
         else:
             command = f'pip install "piaa-sdk[{extra}]", if you want it'
             yield Check(f"extra {extra}", Status.OK, f"{purpose}: not installed", command)
+
+
+def _can_be_seen(place: Path) -> bool:
+    try:
+        return place.exists()
+    except OSError:  # inside a folder that may not be entered
+        return False
 
 
 def _folder_size(folder: Path) -> int:

@@ -50,6 +50,16 @@ class AdaptationGrid:
     slopes: FloatArray
     noises: FloatArray
 
+    def __post_init__(self) -> None:
+        shapes = self.linear_shares.shape, self.slopes.shape, self.noises.shape
+        if [len(shape) for shape in shapes] != [1, 2, 1] or 0 in sum(shapes, ()) or shapes[1][1] != 2:
+            raise ModelFormatError(
+                "the grid of the prior must hold linear_shares (A,), slopes (B, 2), noises (C,), "
+                f"not {', '.join(map(str, shapes))}"
+            )
+        if not (self.noises > 0).all():
+            raise ModelFormatError("every noise of the grid of the prior must be above 0")
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prior:
@@ -93,8 +103,7 @@ class Prior:
     std_factor: float
 
     def __post_init__(self) -> None:
-        dimensions, centers = len(self.metric), len(self.center_weights)
-        if self.metric.shape != (dimensions,) or self.centers.shape != (centers, dimensions):
+        if self.centers.shape != self.center_weights.shape + self.metric.shape or self.centers.ndim != 2:
             raise ModelFormatError(
                 f"metric {self.metric.shape}, centers {self.centers.shape} and center_weights "
                 f"{self.center_weights.shape} of the prior do not fit together"
@@ -102,6 +111,9 @@ class Prior:
         for name, tensor in self.to_tensors().items():
             if not np.isfinite(tensor).all():
                 raise ModelFormatError(f"tensor {name!r} of the prior holds values that are not finite")
+        for name in _POSITIVE:
+            if not getattr(self, name) > 0:
+                raise ModelFormatError(f"{name} of the prior is {getattr(self, name):g}, must be above 0")
 
     @property
     def embedding_dim(self) -> int:
@@ -117,7 +129,7 @@ class Prior:
         """
         try:
             tensors = safetensors.numpy.load(path.read_bytes())
-        except (OSError, safetensors.SafetensorError) as error:
+        except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ModelFormatError(f"{path}: not a safetensors file ({error})") from error
         return cls.from_tensors(tensors)
 
@@ -133,15 +145,16 @@ class Prior:
                 **{part.name: _wide(tensors[f"grid.{part.name}"]) for part in fields(AdaptationGrid)}
             )
             values: dict[str, Any] = {name: tensors[name] for name in _ARRAYS}
-            values |= {name: float(tensors[name].reshape(())) for name in _NUMBERS}
-        except (KeyError, ValueError) as error:
-            raise ModelFormatError(
-                f"the prior lacks or misshapes the tensor {error}; fetch the bundle again"
-            ) from error
-        if grid.linear_shares.ndim != 1 or grid.noises.ndim != 1 or grid.slopes.shape[1:] != (2,):
-            raise ModelFormatError(
-                "the grid of the prior must hold linear_shares (A,), slopes (B, 2), noises (C,)"
-            )
+            numbers: dict[str, Any] = {name: tensors[name] for name in _NUMBERS}
+        except KeyError as error:
+            raise ModelFormatError(f"the prior lacks the tensor {error}; fetch the bundle again") from error
+        for name, tensor in numbers.items():
+            if tensor.size != 1:
+                raise ModelFormatError(
+                    f"tensor {name!r} of the prior is {tensor.shape}, must be one number; "
+                    "fetch the bundle again"
+                )
+            values[name] = float(tensor.item())
         return cls(grid=grid, **values)
 
     def to_tensors(self) -> dict[str, npt.NDArray[Any]]:
@@ -202,6 +215,7 @@ class Prior:
 
 _ARRAYS = ("metric", "centers", "center_weights")
 _NUMBERS = tuple(part.name for part in fields(Prior) if part.name not in {*_ARRAYS, "grid"})
+_POSITIVE = ("length_scale", "variance_scale", "variance_degrees", "std_factor")
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,9 +280,10 @@ class PersonalHead:
             raise ProfileFormatError(
                 f"the stored head lacks the tensor {error}; refit the profile"
             ) from error
-        count, shots = len(components), len(embeddings)
+        count, shots = variances.size, len(embeddings)
         if (
-            components.shape != (count, 5)
+            count == 0
+            or components.shape != (count, 5)
             or weights.shape != (count, shots)
             or variances.shape != (count,)
             or embeddings.shape != (shots, prior.embedding_dim)

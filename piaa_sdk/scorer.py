@@ -6,6 +6,7 @@ import os
 import time
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
@@ -17,6 +18,7 @@ from piaa_sdk.bundle import ModelBundle
 from piaa_sdk.embedding_cache import EmbeddingCache, default_path
 from piaa_sdk.errors import (
     ImageError,
+    ModelFormatError,
     ProfileExistsError,
     ProfileMismatchError,
     ProfileNotFoundError,
@@ -258,7 +260,7 @@ class Scorer:
             raise ValueError("add to the stored ratings or replace them, not both")
         if (add or replace) and user is None:
             raise ValueError("add and replace are about a stored profile; name it with user=")
-        rows = collect_ratings(ratings, photos=photos).of_user()
+        rows = collect_ratings(ratings, photos=photos).of_user(user)
         stored = self._stored(user, must_exist=add)
         known = None if replace else stored
         if known is not None and scale is not None and RatingScale(*_ends(scale)) != known.scale:
@@ -266,20 +268,19 @@ class Scorer:
                 f"the ratings of {printable(known.user)!r} are stored on the scale {known.scale}; "
                 "leave the scale out, or replace them (--replace)"
             )
-        own_scale = choose_scale(rows, known.scale if known is not None and add else scale)
-        images, values = (
-            tuple(row.name for row in rows),
-            np.array([row.rating for row in rows], dtype=np.float64),
-        )
-        if known is not None and not add and not _same_ratings(known, images, values):
-            raise ProfileExistsError(
-                f"{len(known.support)} other ratings of {printable(known.user)!r} are stored; "
-                "add these to them (--add) or put these in their place (--replace)"
-            )
-        embeddings = self._embed_rated(rows)
+        images = _names(rows, known)
+        values: FloatArray = np.array([row.rating for row in rows], dtype=np.float64)
+        has_names = all(isinstance(row.image, str) for row in rows)
+        if known is not None and not add and has_names and not _same_ratings(known, images, values):
+            raise _other_ratings(known)
+        own_scale = choose_scale(rows, scale if known is None else known.scale)
         if known is not None and add:
             _check_profile(known, self.bundle, only_embeddings=True)
+        embeddings = self._embed_rated(rows)
+        if known is not None and (add or not has_names):
             merged = merge_ratings(known, images, values, embeddings)
+            if not add and (merged.added or merged.changed or len(rows) != len(known.support)):
+                raise _other_ratings(known)
             images, values, embeddings = merged.images, merged.ratings, merged.embeddings
         return self._learned(
             user, own_scale, images, values, embeddings, backup=stored is not None and replace
@@ -301,7 +302,7 @@ class Scorer:
             embeddings = np.stack(
                 [
                     _rated_embedding(profile, item)
-                    for item in self._engine.embed(map(Path, profile.support.images))
+                    for item in self._engine.embed(map(Path, profile.support.images), expand=False)
                 ]
             )
         return self._learned(profile.user, profile.scale, profile.support.images, profile.ratings, embeddings)
@@ -401,6 +402,11 @@ class _Engine:
     ) -> None:
         self.bundle = bundle
         self.prior = Prior.load(bundle.prior_path)
+        if self.prior.embedding_dim != bundle.embedding_dim:
+            raise ModelFormatError(
+                f"bundle {bundle.folder}: the prior reads {self.prior.embedding_dim} numbers, the embedding "
+                f"has {bundle.embedding_dim}; fetch the bundle again"
+            )
         self.backbone = Backbone(bundle, device, batch_size=batch_size)
         self._cache = cache
         self._workers = workers
@@ -451,7 +457,8 @@ def _rated_embedding(profile: UserProfile, embedded: EmbeddedImage) -> FloatArra
     if embedded.embedding is None:
         raise ProfileMismatchError(
             f"{printable(profile.user)!r} was learned with a model that sees pictures in another way, and "
-            f"the rated picture {embedded.error} must be read again; put it back, or personalize anew with --replace"
+            f"the rated picture {embedded.error} must be read again; put it back, or personalize anew with "
+            "--replace"
         )
     return embedded.embedding
 
@@ -467,9 +474,23 @@ def _check_profile(profile: UserProfile, bundle: ModelBundle, *, only_embeddings
     if is_other or not (only_embeddings or profile.bundle_revision == bundle.bundle_revision):
         raise ProfileMismatchError(
             f"the profile of {name!r} was made for {profile.bundle_id} {profile.bundle_revision[:12]}, "
-            f"this is {bundle.bundle_id} {bundle.bundle_revision[:12]}; learn it again from the stored ratings with: "
-            f"piaa users refit {name!r}"
+            f"this is {bundle.bundle_id} {bundle.bundle_revision[:12]}; learn it again from the stored "
+            f"ratings with: piaa users refit {name!r}"
         )
+
+
+def _names(rows: Sequence[Rating], known: UserProfile | None) -> tuple[str, ...]:
+    """Name the rated pictures; those without a path by a number that no stored picture has."""
+    taken = () if known is None else known.support.images
+    free = (name for number in count(1) if (name := f"image {number}") not in taken)
+    return tuple(row.name if isinstance(row.image, str) else next(free) for row in rows)
+
+
+def _other_ratings(known: UserProfile) -> ProfileExistsError:
+    return ProfileExistsError(
+        f"{len(known.support)} other ratings of {printable(known.user)!r} are stored; "
+        "add these to them (--add) or put these in their place (--replace)"
+    )
 
 
 def _same_ratings(profile: UserProfile, images: tuple[str, ...], ratings: FloatArray) -> bool:

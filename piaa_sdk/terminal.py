@@ -122,7 +122,7 @@ class Console:
 
     def say(self, text: str) -> None:
         """Write one message; it ends its line itself."""
-        with self._lock:
+        with self._lock, contextlib.suppress(OSError):  # whom could we tell?
             drawn = self._drawn
             self._draw("")
             self._stream.write(f"{text}\n")
@@ -153,14 +153,10 @@ class Console:
                 now = time.monotonic()
                 if now - updated >= _SECONDS_BETWEEN_UPDATES:
                     updated = now
-                    with self._lock:
-                        self._draw(progress_text(count, total, now - started, what))
-                        self._stream.flush()
+                    self._show(progress_text(count, total, now - started, what))
                 yield item
         finally:
-            with self._lock:
-                self._draw("")
-                self._stream.flush()
+            self._show("")
 
     @contextlib.contextmanager
     def captured_warnings(self) -> Iterator[None]:
@@ -174,6 +170,11 @@ class Console:
             warnings.simplefilter("always", PiaaWarning)
             warnings.showwarning = show
             yield
+
+    def _show(self, text: str) -> None:
+        with self._lock, contextlib.suppress(OSError):
+            self._draw(text)
+            self._stream.flush()
 
     def _draw(self, text: str) -> None:
         if self._columns is None or text == self._drawn:

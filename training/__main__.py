@@ -8,13 +8,12 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
 import typer
 
-from piaa_sdk.bundle import ModelBundle
 from piaa_sdk.errors import OutputError, PiaaError
 from piaa_sdk.files import write_atomically
 from piaa_sdk.head import Prior
@@ -25,6 +24,9 @@ from training.checkpoints import save_checkpoint
 from training.config import ClosedFormConfig
 from training.data.ratings import RatingTable, read_rating_table
 from training.learners import closed_form
+
+if TYPE_CHECKING:
+    from piaa_sdk.bundle import ModelBundle
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
@@ -141,7 +143,7 @@ def _record(
 
 
 def _write(path: Path, record: dict[str, Any]) -> None:
-    text = json.dumps(record, indent=2, default=_plain) + "\n"
+    text = json.dumps(record, indent=2, allow_nan=False, default=_plain) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text.encode())

@@ -107,9 +107,8 @@ class ClosedFormConfig:
         sections = {"preprocessing", "embedding", "generic", "adaptation"}
         if data.keys() != sections:
             raise ModelFormatError(f"{path}: has the sections {sorted(data)}, must have {sorted(sections)}")
-        stated = {**data["preprocessing"], "format_version": 1, "decoding_rule": DECODING_RULE}
         return cls(
-            preprocessing=Preprocessing.from_json(stated),
+            preprocessing=_preprocessing(data["preprocessing"], path),
             embedding=_section(EmbeddingConfig, data["embedding"], path),
             generic=_section(GenericConfig, data["generic"], path),
             adaptation=_section(AdaptationConfig, data["adaptation"], path),
@@ -117,11 +116,22 @@ class ClosedFormConfig:
         )
 
 
+def _preprocessing(values: Mapping[str, Any], path: Path) -> Preprocessing:
+    _check_names({part.name for part in fields(Preprocessing)} - {"decoding_rule"}, values, path)
+    try:
+        return Preprocessing.from_json({**values, "format_version": 1, "decoding_rule": DECODING_RULE})
+    except ModelFormatError as error:
+        raise ModelFormatError(f"{path}: {error}") from error
+
+
 def _section(kind: type[_Section], values: Mapping[str, Any], path: Path) -> _Section:
-    wanted = {part.name for part in fields(kind)}
+    _check_names({part.name for part in fields(kind)}, values, path)
+    return kind(**{name: _frozen(value) for name, value in values.items()})
+
+
+def _check_names(wanted: set[str], values: Mapping[str, Any], path: Path) -> None:
     if odd := sorted(wanted ^ values.keys()):
         raise ModelFormatError(f"{path}: settings missing or not known: {', '.join(odd)}")
-    return kind(**{name: _frozen(value) for name, value in values.items()})
 
 
 def _frozen(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """How well a bundle learns people it has never met: the protocol behind every figure that is quoted.
 
-For each person and repeat, M rated pictures at random are the support set and the rest is the query set. On the
-same query set are judged: the generic prior (M = 0), the person's own head, and a control adapted to the
+For each person and repeat, M rated pictures at random are the support set and the rest is the query set. On
+the same query set are judged: the generic prior (M = 0), the person's own head, and a control adapted to the
 ratings of another person of the same group, on the same pictures where that person rated them. People share
 taste, so the control can lie above the prior; own minus control is what is personal.
 """
@@ -64,9 +64,11 @@ class ShotsResult:
         left_out: People with too few ratings for M and a query set.
         undefined: Tasks whose query ratings are all equal: no rank correlation, left out of the means.
         constant_support: Tasks whose support ratings are all equal: judged by the prior.
-        figures: By the names ``prior``, ``personal``, ``shuffled``, ``personal-prior``, ``personal-shuffled``.
+        figures: By the names ``prior``, ``personal``, ``shuffled``, and the differences ``personal-prior``
+            and ``personal-shuffled``.
         coverage: Share of left-out ratings inside the 90 % interval, mean over users and repeats.
         coverage_quantiles: 5, 25, 50, 75 and 95 % quantiles over users.
+        calibration: Factor on the standard deviations that would put 90 % of all left-out ratings inside.
     """
 
     shots: int
@@ -77,15 +79,21 @@ class ShotsResult:
     figures: dict[str, Figure]
     coverage: float
     coverage_quantiles: tuple[float, ...]
+    calibration: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Judged:
-    """SROCC of one task by method, (3, 1 + blocks): with all query pictures, and without each block."""
+    """One task.
+
+    ``correlations``: SROCC by method, (3, 1 + blocks), with all query pictures and without each block.
+    ``errors``: (Q,) absolute errors of the personal scores in standard deviations; (0,) if judged by the
+    prior.
+    """
 
     correlations: FloatArray
     coverage: float
-    is_constant: bool
+    errors: FloatArray
 
 
 def evaluate(
@@ -164,9 +172,8 @@ def _judge(
     if other is not None:
         chosen, given = _ratings_of_other(people[other], images[support], images[query], shots, rng)
         control = _adapted(prior, embeddings, chosen, given, pictures)[0]
-    coverage = float("nan")
-    if std is not None:
-        coverage = float(np.mean(np.abs(ratings[query] - personal) <= _Z90 * std))
+    errors = np.zeros(0) if std is None else np.abs(ratings[query] - personal) / std
+    coverage = float(np.mean(errors <= _Z90)) if len(errors) else float("nan")
     masks = [np.ones(len(query), bool), *(blocks[images[query]] != block for block in range(_BLOCKS))]
     correlations = np.array(
         [
@@ -174,7 +181,7 @@ def _judge(
             for scores in (generic, personal, control)
         ]
     )
-    return _Judged(correlations, coverage, std is None)
+    return _Judged(correlations, coverage, errors)
 
 
 def _adapted(
@@ -225,36 +232,44 @@ def _summarize(
     coverage = np.array([[task.coverage for task in row] for row in tasks])
     known = ~np.isnan(coverage).all(axis=0)
     per_user = np.nanmean(coverage[:, known], axis=0) if known.any() else np.full(1, np.nan)
+    errors = np.concatenate([task.errors for row in tasks for task in row])
     return ShotsResult(
         shots=shots,
         users=len(groups),
         left_out=left_out,
         undefined=int(np.isnan(by_name["prior"][:, :, 0]).sum()),
-        constant_support=sum(task.is_constant for row in tasks for task in row),
+        constant_support=sum(not len(task.errors) for row in tasks for task in row),
         figures={name: _figure(part, groups, seed) for name, part in by_name.items()},
         coverage=float(per_user.mean()),
         coverage_quantiles=tuple(float(value) for value in np.quantile(per_user, _COVERAGE_QUANTILES)),
+        calibration=float(np.quantile(errors, 0.9) / _Z90) if len(errors) else float("nan"),
     )
 
 
 def _figure(values: FloatArray, groups: Sequence[str], seed: int) -> Figure:
     """Summarize one method: values (repeats, users, 1 + blocks)."""
     whole = values[:, :, 0]
-    defined = ~np.isnan(whole).all(axis=0)
-    if not defined.any():
+    is_known = ~np.isnan(whole)
+    users = np.flatnonzero(is_known.any(axis=0)).tolist()
+    if not users:
         nowhere = float("nan")
         return Figure(nowhere, nowhere, Interval(nowhere, nowhere), nowhere)
-    per_repeat = np.nanmean(whole, axis=1)
-    per_user = np.nanmean(whole[:, defined], axis=0)
-    strata = [group for group, is_defined in zip(groups, defined, strict=True) if is_defined]
+    per_repeat = np.nanmean(whole[is_known.any(axis=1)], axis=1)
+    per_user = np.nanmean(whole[:, users], axis=0)
+    strata = [groups[user] for user in users]
     return Figure(
         mean=float(per_repeat.mean()),
         std=float(per_repeat.std(ddof=1)) if len(per_repeat) > 1 else 0.0,
         interval=bootstrap_over_users(per_user, strata, seed=seed),
         picture_error=jackknife_over_blocks(
-            float(np.nanmean(values[:, :, block])) for block in range(1, values.shape[2])
+            _mean_of_known(values[:, :, block]) for block in range(1, values.shape[2])
         ),
     )
+
+
+def _mean_of_known(values: FloatArray) -> float:
+    is_known = ~np.isnan(values)
+    return float(values[is_known].mean()) if is_known.any() else float("nan")
 
 
 def check_unseen(bundle: ModelBundle, table: RatingTable) -> None:
@@ -269,21 +284,30 @@ def check_unseen(bundle: ModelBundle, table: RatingTable) -> None:
     pictures = set(table.picture_digests()) & set(seen.get("pictures", ()))
     if people or pictures:
         raise RatingError(
-            f"the bundle was trained on {len(people)} of these {len(table.users)} people and {len(pictures)} of "
-            f"these {len(table.images)} pictures; evaluate on others (--groups), or, knowing that the figures "
-            "will be too good, with --allow-seen"
+            f"the bundle was trained on {len(people)} of these {len(table.users)} people and {len(pictures)} "
+            f"of these {len(table.images)} pictures; evaluate on others (--groups), or, knowing that the "
+            "figures will be too good, with --allow-seen"
         )
 
 
 def to_json(results: Sequence[ShotsResult]) -> list[dict[str, Any]]:
-    """Return results as what json can store."""
-    return [asdict(result) for result in results]
+    """Return results as what json can store; what could not be measured is None."""
+    return [_without_nan(asdict(result)) for result in results]
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nan(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and np.isnan(value) else value
 
 
 def to_markdown(results: Sequence[ShotsResult]) -> str:
     """Return results as a table."""
     lines = [
-        "| M | users | prior | personal | shuffled control | own - prior | own - shuffled | in 90 % interval |",
+        "| M | users | prior | personal | shuffled control | own - prior | own - shuffled "
+        "| in 90 % interval |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for result in results:
@@ -297,10 +321,10 @@ def to_markdown(results: Sequence[ShotsResult]) -> str:
 
 
 def _cell(figure: Figure) -> str:
-    interval = figure.interval
-    return f"{figure.mean:.3f} ± {figure.std:.3f} [{interval.low:.3f}, {interval.high:.3f}] ({figure.picture_error:.3f})"
+    low, high = figure.interval
+    return f"{figure.mean:.3f} ± {figure.std:.3f} [{low:.3f}, {high:.3f}] ({figure.picture_error:.3f})"
 
 
 def _difference_cell(figure: Figure) -> str:
-    interval = figure.interval
-    return f"{figure.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}] ({figure.picture_error:.3f})"
+    low, high = figure.interval
+    return f"{figure.mean:+.3f} [{low:+.3f}, {high:+.3f}] ({figure.picture_error:.3f})"

@@ -64,7 +64,7 @@ def full_pixels(path: Path) -> PixelArray:
     try:
         with Image.open(path) as image:
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ImageError(str(path), f"cannot be read: {error}") from error
 
 

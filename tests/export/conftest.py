@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import skimage.data
+import torch
 
 from export.bundle_writer import BundleReport, write_bundle
 from export.model_card import CardFacts, Source
@@ -17,6 +18,7 @@ from training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from training.network import EmbeddingNetwork, StatisticsNetwork
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from piaa_sdk.array_types import PixelArray
@@ -27,27 +29,38 @@ CENTERS = 12
 
 PREPROCESSING = Preprocessing(SIZE, "squash", "bicubic", 2, (255, 255, 255), DECODING_RULE)
 
-METRICS = {
-    "format_version": 1,
-    "measured": "The figures are those of a sibling trained on groups a and b.",
-    "protocol": "Mean over 140 people.",
-    "rows": [
+
+def figure(mean: float) -> dict[str, Any]:
+    return {"mean": mean, "std": 0.004, "interval": [mean - 0.02, mean + 0.02], "picture_error": 0.011}
+
+
+UNDEFINED = {"mean": None, "std": None, "interval": [None, None], "picture_error": None}
+
+RECORD = {
+    "data": "some-photographs",
+    "groups": ["c", "d"],
+    "repeats": 10,
+    "results": [
         {
-            "data": "some photographs",
             "shots": 10,
-            "prior": 0.5,
-            "personal": 0.5625,
-            "interval": [0.55, 0.575],
-            "shuffled": 0.53,
-            "difference": 0.0325,
-            "difference_interval": [0.02, 0.045],
-            "coverage": 0.9,
+            "users": 140,
+            "figures": {
+                "prior": figure(0.5),
+                "personal": figure(0.5625),
+                "shuffled": UNDEFINED,
+                "personal-prior": figure(0.06),
+                "personal-shuffled": UNDEFINED,
+            },
+            "coverage": 0.905,
+            "coverage_quantiles": [0.75, 0.86, 0.91, 0.95, 0.99],
         }
     ],
 }
+"""As ``python -m training evaluate`` writes it."""
 
 FACTS = CardFacts(
     base_model="timm/tf_efficientnet_lite0.in1k",
+    measured="The figures are those of a sibling.",
     taste="Five people were asked what they like.",
     limits=("They are not everybody.",),
     sources=(Source("Ratings", "Nobody (2020). Nothing.", "https://example.org/1", "public domain"),),
@@ -77,6 +90,15 @@ def make_prior(seed: int = 0) -> Prior:
     )
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """On pictures of 64 pixels, threads wait for each other longer than they work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
@@ -91,6 +113,7 @@ def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = {
         "rating_scale": [1, 7],
         "preprocessing": PREPROCESSING.to_json(),
+        "data": {"groups": ["a", "b"]},
         "people": ["c" * 64, "a" * 64],
         "pictures": ["b" * 64],
     }
@@ -108,7 +131,7 @@ def checkpoint(checkpoint_folder: Path) -> Checkpoint:
 def report(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> BundleReport:
     """A finished bundle, made once for all tests; they must not change it."""
     folder = tmp_path_factory.mktemp("export") / "bundle"
-    return write_bundle(checkpoint, folder, metrics=METRICS, facts=FACTS)
+    return write_bundle(checkpoint, folder, records=[RECORD], facts=FACTS)
 
 
 @pytest.fixture(scope="session")

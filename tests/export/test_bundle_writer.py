@@ -19,7 +19,7 @@ from piaa_sdk.errors import ImageError, ModelFormatError, OutputError
 from piaa_sdk.head import Prior
 from training.checkpoints import Checkpoint
 
-from .conftest import FACTS, METRICS, make_prior
+from .conftest import FACTS, RECORD, make_prior
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,9 +54,15 @@ def test_config_tells_who_and_what_was_trained_on(bundle_folder: Path) -> None:
     """Sorted, so that the order of the digests says nothing about the table."""
     config = json.loads((bundle_folder / "config.json").read_text())
     assert (config["embedding_dim"], config["rating_scale"], config["license"]) == (16, [1, 7], "apache-2.0")
+    assert config["training"]["groups"] == ["a", "b"]
     assert config["training"]["people"] == ["a" * 64, "c" * 64]
     assert config["training"]["pictures"] == ["b" * 64]
     assert config["graphs"]["backbone"]["opset"] == 20
+
+
+def test_metrics_tell_what_was_measured_on_what(bundle_folder: Path) -> None:
+    metrics = json.loads((bundle_folder / "metrics.json").read_text())
+    assert metrics == {"format_version": 1, "measured": FACTS.measured, "records": [RECORD]}
 
 
 def test_the_sdk_embeds_as_the_network_does(
@@ -82,14 +88,14 @@ def test_making_it_again_gives_the_same_bytes(
     folder = tmp_path / "bundle"
     shutil.copytree(bundle_folder, folder)
     (folder / "old-file").touch()
-    write_bundle(checkpoint, folder, metrics=METRICS, facts=FACTS, replace=True)
+    write_bundle(checkpoint, folder, records=[RECORD], facts=FACTS, replace=True)
     assert contents(folder) == contents(bundle_folder)
 
 
 def test_a_bundle_is_not_replaced_by_accident(checkpoint: Checkpoint, tmp_path: Path) -> None:
     (tmp_path / "bundle").mkdir()
     with pytest.raises(OutputError, match="exists already"):
-        write_bundle(checkpoint, tmp_path / "bundle", metrics=METRICS, facts=FACTS)
+        write_bundle(checkpoint, tmp_path / "bundle", records=[RECORD], facts=FACTS)
 
 
 @pytest.mark.usefixtures("quick_export")
@@ -97,7 +103,7 @@ def test_a_photo_that_cannot_be_read_stops_the_writing(checkpoint: Checkpoint, t
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
     with pytest.raises(ImageError, match=r"bad\.jpg"):
         write_bundle(
-            checkpoint, tmp_path / "bundle", metrics=METRICS, facts=FACTS, photos=[tmp_path / "bad.jpg"]
+            checkpoint, tmp_path / "bundle", records=[RECORD], facts=FACTS, photos=[tmp_path / "bad.jpg"]
         )
     assert [path.name for path in tmp_path.iterdir()] == ["bad.jpg"]
 
@@ -127,13 +133,13 @@ def test_a_corrupted_weight_blocks_the_writing(
 
     monkeypatch.setattr(bundle_writer, "export_backbone", export)
     with pytest.raises(ParityError, match="disagree"):
-        write_bundle(checkpoint, tmp_path / "bundle", metrics=METRICS, facts=FACTS)
+        write_bundle(checkpoint, tmp_path / "bundle", records=[RECORD], facts=FACTS)
     assert list(tmp_path.iterdir()) == []
 
     (tmp_path / "bundle").mkdir()
     (tmp_path / "bundle" / "precious").touch()
     with pytest.raises(ParityError, match="disagree"):
-        write_bundle(checkpoint, tmp_path / "bundle", metrics=METRICS, facts=FACTS, replace=True)
+        write_bundle(checkpoint, tmp_path / "bundle", records=[RECORD], facts=FACTS, replace=True)
     assert list(contents(tmp_path)) == ["bundle/precious"]
 
 
@@ -143,13 +149,13 @@ def test_a_bundle_that_is_too_large_is_refused(
 ) -> None:
     monkeypatch.setattr(bundle_writer, "MAX_BYTES", 1_000_000)
     with pytest.raises(ModelFormatError, match=r"the bundle has 1\d\.\d MB, allowed are 1 MB"):
-        write_bundle(checkpoint, tmp_path / "bundle", metrics=METRICS, facts=FACTS)
+        write_bundle(checkpoint, tmp_path / "bundle", records=[RECORD], facts=FACTS)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.usefixtures("quick_export")
 def test_fewer_golden_pictures(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    write_bundle(checkpoint, tmp_path / "bundle", metrics=METRICS, facts=FACTS, golden=2)
+    write_bundle(checkpoint, tmp_path / "bundle", records=[RECORD], facts=FACTS, golden=2)
     golden = json.loads((tmp_path / "bundle" / "golden.json").read_text())
     names = [picture["file"] for picture in golden["pictures"]]
     assert names == sorted(name for name in contents(tmp_path / "bundle") if name.startswith("golden/"))

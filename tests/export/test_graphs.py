@@ -104,7 +104,7 @@ def test_graphs_tell_what_they_are_and_not_where_they_were_made(bundle_folder: P
 
 
 def test_head_is_the_generic_head_of_the_prior(bundle_folder: Path) -> None:
-    """At any embedding: ordinary, a centre itself (where rounding takes the cosine past 1), zero, far away."""
+    """At any embedding: ordinary, a centre itself (rounding takes the cosine past 1), zero, far away."""
     prior = Prior.load(bundle_folder / "prior.safetensors")
     rng = np.random.default_rng(1)
     at_centers = prior.centers.astype(np.float32) / prior.metric

@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.main import get_command
 
 import export
+from export.__main__ import app as export_app
 from export.model_card import CardFacts, render_card
 from piaa_sdk.errors import ModelFormatError
+from training.__main__ import app as training_app
 
-from .conftest import FACTS, METRICS
+from .conftest import FACTS
 
 CARDS = sorted((Path(export.__file__).parent / "cards").glob("*.json"))
 
@@ -39,7 +42,7 @@ def test_metadata_is_what_the_hub_reads(bundle_folder: Path) -> None:
         "type": "image-classification",
         "name": "Aesthetic ranking for one person, 10 ratings",
     }
-    assert result["dataset"]["name"] == "some photographs"
+    assert result["dataset"]["name"] == "some-photographs, groups c d"
     assert [(metric["type"], metric["value"]) for metric in result["metrics"]] == [("spearmanr", 0.5625)]
 
 
@@ -54,11 +57,11 @@ def test_card_tells_all_that_it_was_given(bundle_folder: Path) -> None:
         source.citation,
         source.link,
         source.license,
-        METRICS["measured"],
-        METRICS["protocol"],
+        FACTS.measured,
         "1 to 7",
-        "2 people and 1 pictures",
-        "| some photographs | 10 | 0.500 | **0.562** | 0.550 to 0.575 | 0.530 | +0.033 | 0.020 to 0.045 | 90 % |",
+        "ratings of 1 pictures by 2 people",
+        "| some-photographs, c d, 10 repeats | 10 | 140 | 0.500 ± 0.004 [0.480, 0.520] (0.011) | **0.562** ",
+        "| not defined | +0.060 [+0.040, +0.080] (0.011) | not defined | 90.5 % (75 to 99 %) |",
     ):
         assert str(told) in card
     assert "None" not in card
@@ -67,7 +70,7 @@ def test_card_tells_all_that_it_was_given(bundle_folder: Path) -> None:
 def test_card_without_figures_says_so(bundle_folder: Path) -> None:
     config = json.loads((bundle_folder / "config.json").read_text())
     run = {"preprocessing": {"size": 64}, "versions": {"torch": "2"}, "git_commit": None}
-    card = render_card(config, run, {"format_version": 1}, CardFacts())
+    card = render_card(config, run, {"format_version": 1, "records": []}, CardFacts())
     assert "model-index" not in metadata(card)
     assert "base_model" not in metadata(card)
     assert "Not measured." in card
@@ -81,6 +84,21 @@ def test_facts_of_published_bundles_are_complete(path: Path) -> None:
     assert facts.limits
     assert facts.commands
     assert all(source.role and source.citation and source.license for source in facts.sources)
+
+
+@pytest.mark.parametrize("path", CARDS, ids=lambda path: path.stem)
+def test_commands_of_published_bundles_can_be_typed(path: Path) -> None:
+    """Every command and option that a card names exists."""
+    programs = {"training": get_command(training_app), "export": get_command(export_app)}
+    seen = set()
+    for command in CardFacts.load(path).commands:
+        if command.startswith("#"):
+            continue
+        python, flag, program, name, *arguments = command.split()
+        assert (python, flag) == ("python", "-m")
+        programs[program].commands[name].make_context(name, arguments)
+        seen.add((program, name))
+    assert {("training", "fit"), ("training", "evaluate"), ("export", "build")} <= seen
 
 
 def test_facts_of_the_embedded_bundle_cite_its_data() -> None:

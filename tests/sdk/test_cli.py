@@ -198,11 +198,14 @@ def test_an_error_is_one_message_and_ends_with_1(arguments: tuple[str, ...], com
     assert complaint in result.stderr
 
 
-def test_taste_is_learned_stored_used_and_forgotten(photos: list[Path], ratings: Path) -> None:
+def test_taste_is_learned_stored_used_and_forgotten(
+    photos: list[Path], ratings: Path, piaa_home: Path
+) -> None:
     learned = run("personalize", ratings, "--user", "mira").stdout.splitlines()
     assert learned[0] == "mira: 8 photos: 2x1 2x2 1x3 1x4 2x5"
-    assert learned[1] == "scale 1 to 5 (recognized; state another one with --scale)"
-    assert "Stored. To score with it: piaa score PHOTOS --user mira" in learned
+    assert learned[1] == "scale 1 to 5 (recognized; state another with --scale)"
+    assert f"Stored in {piaa_home / 'profiles'}. To score with it:" in learned
+    assert "  piaa score PHOTOS --user mira" in learned
 
     personal = run("score", *photos, "--user", "mira", "--format", "csv")
     assert personal.stderr == "scored 12 photos for mira, scale 1 to 5\n"
@@ -238,7 +241,7 @@ def test_other_ratings_need_a_decision(photos: list[Path], ratings: Path) -> Non
     assert "--add" in refused.stderr
     assert "--replace" in refused.stderr
     added = run("personalize", ratings, "--user", "mira", "--add")
-    assert "scale 1 to 10" in added.stdout
+    assert "scale 1 to 10 (as before)" in added.stdout
     assert "rated photos  10" in run("users", "show", "mira").stdout
     run("personalize", ratings, "--user", "mira", "--replace", "--scale", 1, 10)
     shown = run("users", "show", "mira").stdout
@@ -261,6 +264,12 @@ def test_a_column_tells_people_apart(photos: list[Path], ratings: Path) -> None:
     run("personalize", ratings, "--user", "ann")
     assert len(run("users", "list").stdout.splitlines()) == 2
     assert "ann" in run("personalize", ratings, "--user", "carl", code=1).stderr
+
+
+@pytest.mark.parametrize("name", ["", "  ", "a\nb"])
+def test_a_name_that_is_none_is_refused(photos: list[Path], ratings: Path, name: str) -> None:
+    assert "the name of a user" in run("personalize", ratings, "--user", name, code=1).stderr
+    assert "the name of a user" in run("score", photos[0], "--user", name, code=1).stderr
 
 
 def test_photos_can_be_elsewhere(photos: list[Path], ratings: Path, tmp_path: Path) -> None:
@@ -320,7 +329,7 @@ def test_one_person_without_a_profile_keeps_all_from_being_added_to(
 
 def test_a_stated_scale_wins_and_is_kept(photos: list[Path], ratings: Path) -> None:
     told = run("personalize", ratings, "--user", "mira", "--scale", "0", "10").stdout
-    assert "scale 0 to 10\n" in told
+    assert "scale 0 to 10 (as stated)\n" in told
     assert run("score", *photos, "--user", "mira").stderr.endswith("scale 0 to 10\n")
     assert "outside the scale" in run("personalize", ratings, "--user", "x", "--scale", 1, 4, code=1).stderr
 

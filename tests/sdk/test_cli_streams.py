@@ -7,6 +7,7 @@ import json
 import os
 import re
 import select
+import shlex
 import signal
 import socket
 import struct
@@ -135,6 +136,16 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
             process.stdout.close()
             assert process.stderr.read() == b""
         assert process.returncode == 141
+
+
+@pytest.mark.parametrize("closing", ["2>&1 | head -1 > /dev/null", ">&-", "2>&-", ">&- 2>&-"])
+def test_streams_that_are_closed_are_no_traceback(photos: list[Path], closing: str) -> None:
+    line = f"{shlex.join(command('score', *photos))} {closing}; true"
+    done = subprocess.run(
+        ["sh", "-c", line], env=environment(), capture_output=True, timeout=TIMEOUT, check=False
+    )
+    assert b"Traceback" not in done.stderr
+    assert b"Exception" not in done.stderr
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import pytest
 from typer.testing import CliRunner
 
+from piaa_sdk import Scorer
 from piaa_sdk.bundle import EMBEDDED_FOLDER, write_config
 from piaa_sdk.cli import app
 from piaa_sdk.devices import installed_runtimes
@@ -23,9 +24,11 @@ from piaa_sdk.doctor import (
     check_folder,
     check_lines,
     check_model,
+    check_profiles,
     check_runtime,
     examine,
 )
+from piaa_sdk.profiles import ProfileStore
 
 
 def statuses(checks: list[Check]) -> dict[str, Status]:
@@ -138,12 +141,29 @@ def test_a_folder_that_cannot_be_written_is_found(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
 
 
-def test_a_damaged_cache_and_profile_are_warnings(piaa_home: Path) -> None:
+def test_a_damaged_cache_is_a_warning(piaa_home: Path) -> None:
     (piaa_home / "cache").mkdir()
     (piaa_home / "cache" / "embeddings.sqlite").write_bytes(b"no database " * 1000)
     found = {check.name: check for check in examine()}
     assert found["cache"].status is Status.WARN
     assert found["cache"].next_step == "piaa cache clear"
+
+
+def test_profiles_of_another_model_and_damaged_ones_are_warnings(photos: list[Path]) -> None:
+    scorer = Scorer.from_pretrained(cache=False)
+    for name in ("ann", "bob the 2nd"):
+        scorer.personalize(list(zip(photos[:3], (1, 3, 5), strict=True)), user=name)
+    store = ProfileStore()
+    (ready,) = check_profiles(store, scorer.bundle.bundle_revision)
+    assert (ready.status, ready.detail) == (Status.OK, "2 of 2 ready to use")
+    ann, bob, summary = check_profiles(store, "another revision")
+    assert [check.status for check in (ann, bob, summary)] == [Status.WARN, Status.WARN, Status.OK]
+    assert bob.next_step == "piaa users refit 'bob the 2nd'"
+    next(store.folder.glob("ann-*/*.safetensors")).write_bytes(b"damaged")
+    damaged, summary = check_profiles(store, scorer.bundle.bundle_revision)
+    assert damaged.status is Status.WARN
+    assert damaged.detail.startswith("ann: ")
+    assert summary.detail == "1 of 2 ready to use"
 
 
 def test_what_is_not_installed_is_offered(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,8 @@
 2. The generic head regresses the mean ratings of the pictures (GIAA) on an arc-cosine kernel, a hidden layer
    of infinitely many ReLU units (Cho and Saul 2009), read at cluster centres of the views (the subset of
    regressors of Quinonero-Candela and Rasmussen 2005), so that no training picture's own vector is kept.
-3. The kernels and the grid of adaptation read the same embedding; their constants come from the configuration.
+3. The kernels and the grid of adaptation read the same embedding; their constants come from the
+   configuration.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.cluster.vq import kmeans2
 from scipy.linalg import eigh
 
 from piaa_sdk.head import AdaptationGrid, Prior, arc_cosine_kernel
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from training.data.ratings import RatingTable
 
     Float64Array = npt.NDArray[np.float64]
+
+_LLOYD_STEPS = 20
 
 _LOG = logging.getLogger(__name__)
 
@@ -190,8 +192,7 @@ def fit_generic(
         seed: Of the clustering and of the folds.
     """
     rng = np.random.default_rng(seed)
-    found, _ = kmeans2(views, config.centers, minit="++", rng=rng)
-    centers = found.astype(np.float16)
+    centers = _cluster_centers(views, config.centers, rng).astype(np.float16)
     wide = centers.astype(np.float64)
     kernel = arc_cosine_kernel(pictures, wide, config.arc_bias)
     among = arc_cosine_kernel(wide, wide, config.arc_bias)
@@ -231,12 +232,28 @@ def _principal_directions(rows: Float64Array, count: int) -> Float64Array:
     return np.asarray(directions * signs)
 
 
+def _cluster_centers(rows: Float64Array, count: int, rng: np.random.Generator) -> Float64Array:
+    """Find ``count`` cluster centres of rows (R, D) by Lloyd's k-means, R of them if there are no more rows.
+
+    An empty cluster keeps its centre.
+    """
+    count = min(count, len(rows))
+    lengths = np.sum(rows**2, axis=1)
+    centers = rows[rng.permutation(len(rows))[:count]]
+    for _ in range(_LLOYD_STEPS):
+        distances = lengths[:, None] + np.sum(centers**2, axis=1) - 2 * rows @ centers.T
+        members = np.eye(count)[distances.argmin(axis=1)]
+        sizes = members.sum(axis=0)[:, None]
+        centers = np.where(sizes > 0, members.T @ rows / np.maximum(sizes, 1), centers)
+    return centers
+
+
 def _ridge(
     kernel: Float64Array, among: Float64Array, ratings: FloatArray, strength: float
 ) -> tuple[Float64Array, float]:
     offset = float(ratings.mean())
     system = strength * among + kernel.T @ kernel + 1e-6 * np.eye(len(among))
-    return np.linalg.solve(system, kernel.T @ (ratings - offset)), offset
+    return np.asarray(np.linalg.solve(system, kernel.T @ (ratings - offset)), dtype=np.float64), offset
 
 
 def _prior(
