@@ -57,7 +57,7 @@ class AdaptationGrid:
                 "the grid of the prior must hold linear_shares (A,), slopes (B, 2), noises (C,), "
                 f"not {', '.join(map(str, shapes))}"
             )
-        if not (self.noises > 0).all():
+        if (self.noises <= 0).any():
             raise ModelFormatError("every noise of the grid of the prior must be above 0")
 
 
@@ -215,7 +215,7 @@ class Prior:
 
 _ARRAYS = ("metric", "centers", "center_weights")
 _NUMBERS = tuple(part.name for part in fields(Prior) if part.name not in {*_ARRAYS, "grid"})
-_POSITIVE = ("length_scale", "variance_scale", "variance_degrees", "std_factor")
+_POSITIVE = ("length_scale", "arc_bias", "variance_scale", "variance_degrees", "std_factor")
 
 
 @dataclass(frozen=True, eq=False)

@@ -279,7 +279,7 @@ class ProfileStore:
                 f"{printable(str(self.folder))}: another process has been writing profiles for "
                 f"{_LOCK_SECONDS:g} seconds; try again when it is done"
             ) from error
-        except (OSError, NotImplementedError) as error:
+        except (OSError, RuntimeError) as error:
             reason = getattr(error, "strerror", None) or error
             raise OutputError(
                 f"the profile of {user!r} could not be changed in {printable(str(self.folder))}: {reason}"

@@ -93,7 +93,8 @@ class SupportSet:
         shots = len(self.images)
         if self.embeddings.ndim != 2 or not len(self.embeddings) == len(self.ratings) == shots:
             raise SupportSetError(
-                f"embeddings {self.embeddings.shape}, ratings {self.ratings.shape} and {shots} images differ"
+                f"embeddings {self.embeddings.shape}, ratings {self.ratings.shape} and {shots} images "
+                "do not match"
             )
         if not (np.isfinite(self.embeddings).all() and np.isfinite(self.ratings).all()):
             raise SupportSetError("embeddings and ratings must be finite numbers")

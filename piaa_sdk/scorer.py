@@ -279,9 +279,11 @@ class Scorer:
         embeddings = self._embed_rated(rows)
         if known is not None and (add or not has_names):
             merged = merge_ratings(known, images, values, embeddings)
-            if not add and (merged.added or merged.changed or len(rows) != len(known.support)):
-                raise _other_ratings(known)
             images, values, embeddings = merged.images, merged.ratings, merged.embeddings
+            if not add:
+                if merged.added or merged.changed or len(rows) != len(known.support):
+                    raise _other_ratings(known)
+                images = known.support.images
         return self._learned(
             user, own_scale, images, values, embeddings, backup=stored is not None and replace
         )

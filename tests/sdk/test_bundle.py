@@ -54,14 +54,15 @@ def test_load_reads_what_the_files_say(tiny_bundle: Path) -> None:
     assert bundle.preprocessing.size == 32
     assert bundle.preprocessing.background == (255, 255, 255)
     assert bundle.backbone_path == tiny_bundle / "onnx" / "backbone.onnx"
-    assert set(bundle.checksums) == {"onnx/backbone.onnx", "preprocessor_config.json"}
+    names = {"onnx/backbone.onnx", "preprocessor_config.json", "prior.safetensors"}
+    assert set(bundle.checksums) == names
 
 
 def test_identities_are_the_digests_that_are_documented(tiny_bundle: Path) -> None:
     """Profiles and caches store them: another recipe would orphan every one of them."""
     digests = {
         name: hashlib.sha256((tiny_bundle / name).read_bytes()).hexdigest()
-        for name in ("config.json", "onnx/backbone.onnx", "preprocessor_config.json")
+        for name in ("config.json", "onnx/backbone.onnx", "preprocessor_config.json", "prior.safetensors")
     }
     lines = "".join(f"{digests[name]}  {name}\n" for name in sorted(digests))
     preprocessing = json.dumps(
@@ -193,8 +194,10 @@ def test_only_listed_files_have_a_path(tiny_bundle: Path) -> None:
     for name in ("notes.txt", "../secret", "config.json"):
         with pytest.raises(ModelFormatError, match="lists no file"):
             bundle.path(name)
+    (tiny_bundle / "prior.safetensors").unlink()
+    write_config(tiny_bundle, read_config(tiny_bundle))
     with pytest.raises(ModelFormatError, match=r"prior\.safetensors"):
-        _ = bundle.prior_path
+        _ = ModelBundle.load(tiny_bundle).prior_path
 
 
 def test_newer_format_names_both_versions_and_the_command(tiny_bundle: Path) -> None:
@@ -316,6 +319,7 @@ def test_write_config_lists_what_belongs_to_the_bundle(tiny_bundle: Path) -> Non
         "README.md",
         "onnx/backbone.onnx",
         "preprocessor_config.json",
+        "prior.safetensors",
     }
     (tiny_bundle / "README.md").unlink()
     write_config(tiny_bundle, read_config(tiny_bundle))

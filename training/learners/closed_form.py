@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from scipy.linalg import eigh
 
+from piaa_sdk.errors import ModelFormatError
 from piaa_sdk.head import AdaptationGrid, Prior, arc_cosine_kernel
 from training.data.images import collect_statistics, keep_statistics, settings_digest
 from training.network import EmbeddingNetwork, StatisticsNetwork
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     Float64Array = npt.NDArray[np.float64]
 
 _LLOYD_STEPS = 20
+_SMALLEST_STD = 0.05  # of the median over the statistics
 
 _LOG = logging.getLogger(__name__)
 
@@ -128,9 +130,19 @@ def fit_embedding(
         pictures: (N, F) statistics of the training pictures.
         views: (V, F) statistics of their views.
         config: How many directions.
+
+    Raises:
+        ModelFormatError: More principal directions than statistics, or none.
     """
     settings = config.embedding
+    if not 1 <= settings.principal_directions <= pictures.shape[1]:
+        raise ModelFormatError(
+            f"principal_directions is {settings.principal_directions}, must be 1 to {pictures.shape[1]}, "
+            "the number of statistics that the readouts give"
+        )
     mean, std = pictures.mean(axis=0, dtype=np.float64), pictures.std(axis=0, dtype=np.float64) + 1e-6
+    # A channel that is silent in these few pictures may speak in others: dividing by almost 0 would let it shout.
+    std = np.maximum(std, _SMALLEST_STD * np.median(std))
     weights = np.ones(pictures.shape[1])
     for readout, weight in settings.readout_weights.items():
         weights[backbone.where(readout)] = np.sqrt(weight)

@@ -1,0 +1,344 @@
+"""The closed-form prior: what its projection keeps, what its generic head learns, and that it comes out again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from piaa_sdk.errors import ModelFormatError
+from piaa_sdk.head import Prior, arc_cosine_kernel
+from piaa_sdk.rating_scale import RatingScale
+from training.config import ClosedFormConfig, GenericConfig
+from training.data.images import collect_statistics
+from training.data.ratings import read_rating_table
+from training.learners.closed_form import (
+    ClosedFormFit,
+    _cluster_centers,
+    _principal_directions,
+    embed,
+    fit,
+    fit_embedding,
+    fit_generic,
+    fit_metric,
+    view_statistics,
+)
+from training.network import StatisticsNetwork
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from training.data.ratings import RatingTable
+
+SETTINGS = """
+[preprocessing]
+size = 32
+fit = "squash"
+resample = "bicubic"
+draft_factor = 2
+background = [255, 255, 255]
+
+[embedding]
+readouts = ["stage2.mean", "stage1.deviation"]
+readout_weights = { "stage1.deviation" = 0.25 }
+principal_directions = PRINCIPAL
+random_directions = RANDOM
+views = 2
+seed = SEED
+
+[generic]
+metric_power = 0.2
+centers = 8
+arc_bias = 0.1
+strengths = [0.1, 1.0, 10.0]
+folds = 4
+
+[adaptation]
+linear_shares = [0.5, 0.0]
+length_scale = 0.25
+slopes = [[0.45, 0.05]]
+noises = [0.5, 2.0]
+slope_unit = 0.22
+offset_mean = 0.5
+offset_variance = 2.0
+variance_scale = 0.03
+variance_degrees = 4.0
+std_factor = 1.1
+"""
+STATISTICS = 24 + 16  # channels of stage 2 and of stage 1
+
+
+def make_config(folder: Path, principal: int = 10, random: int = 6, seed: int = 0) -> ClosedFormConfig:
+    numbers = {"PRINCIPAL": principal, "RANDOM": random, "SEED": seed}
+    text = SETTINGS
+    for name, number in numbers.items():
+        text = text.replace(name, str(number))
+    path = folder / f"{principal}-{random}-{seed}.toml"
+    path.write_text(text, encoding="utf-8")
+    return ClosedFormConfig.load(path)
+
+
+@pytest.fixture(scope="module")
+def backbone() -> StatisticsNetwork:
+    """Random weights: only where its readouts stand matters."""
+    return StatisticsNetwork(["stage2.mean", "stage1.deviation"])
+
+
+@pytest.fixture
+def statistics() -> tuple[np.ndarray, np.ndarray]:
+    """Statistics of 20 pictures and of 40 views, of unlike means and spreads."""
+    rng = np.random.default_rng(0)
+    scale, offset = rng.uniform(0.1, 3, STATISTICS), rng.normal(size=STATISTICS)
+    pictures = rng.normal(size=(20, STATISTICS)) * scale + offset
+    views = rng.normal(size=(40, STATISTICS)) * scale + offset
+    return pictures.astype(np.float32), views.astype(np.float32)
+
+
+def distances(rows: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(rows[:, None] - rows, axis=2)
+
+
+def weighted(pictures: np.ndarray) -> np.ndarray:
+    """What distances are measured in: standardized; stage 1 counts a quarter of its squared distance."""
+    rows = (pictures - pictures.mean(axis=0)) / pictures.std(axis=0)
+    rows[:, 24:] *= 0.5
+    return rows
+
+
+def test_enough_principal_directions_keep_every_distance(
+    tmp_path: Path, backbone: StatisticsNetwork, statistics: tuple[np.ndarray, np.ndarray]
+) -> None:
+    """A limit: with as many directions as there are statistics, projecting is turning.
+
+    The projection and the embedding are float16, which costs about a thousandth.
+    """
+    pictures, views = statistics
+    network = fit_embedding(backbone, pictures, views, make_config(tmp_path, STATISTICS, 0))
+    found = embed(network, pictures)
+    assert found.shape == (20, STATISTICS)
+    np.testing.assert_allclose(distances(found), distances(weighted(pictures)), rtol=2e-3, atol=2e-3)
+    few = fit_embedding(backbone, pictures, views, make_config(tmp_path, 5, 0))
+    assert distances(embed(few, pictures)).mean() < 0.8 * distances(weighted(pictures)).mean()
+
+
+def test_random_directions_keep_distances_on_average(
+    tmp_path: Path, backbone: StatisticsNetwork, statistics: tuple[np.ndarray, np.ndarray]
+) -> None:
+    """R random directions keep a squared length without bias, a relative spread of sqrt(2 / R) about it."""
+    pictures, views = statistics
+    expected = distances(weighted(pictures)) ** 2
+    for principal, seed in ((1, 1), (5, 1), (5, 2)):
+        network = fit_embedding(backbone, pictures, views, make_config(tmp_path, principal, 2000, seed))
+        found = distances(embed(network, pictures)) ** 2
+        assert found.sum() / expected.sum() == pytest.approx(1, abs=0.02)
+        np.testing.assert_allclose(found, expected, rtol=5 * np.sqrt(2 / 2000), atol=1e-3)
+
+
+def test_random_directions_add_nothing_to_what_principal_ones_hold(
+    tmp_path: Path, backbone: StatisticsNetwork, statistics: tuple[np.ndarray, np.ndarray]
+) -> None:
+    pictures, views = statistics
+    network = fit_embedding(backbone, pictures, views, make_config(tmp_path, STATISTICS, 3))
+    assert np.abs(network.projection.numpy()[:, STATISTICS:]).max() < 1e-3
+    network = fit_embedding(backbone, pictures, views, make_config(tmp_path, 5, 3))
+    weights = np.repeat([1, 0.5], [24, 16])[:, None]
+    directions = network.projection.numpy().astype(np.float64) / weights
+    np.testing.assert_allclose(directions[:, :5].T @ directions[:, :5], np.eye(5), atol=2e-3)
+    np.testing.assert_allclose(directions[:, :5].T @ directions[:, 5:], 0, atol=2e-3)
+
+
+def test_a_channel_silent_in_training_does_not_shout_later(
+    tmp_path: Path, backbone: StatisticsNetwork, statistics: tuple[np.ndarray, np.ndarray]
+) -> None:
+    """Small sets of pictures leave channels at exactly 0; in another picture they are not."""
+    pictures, views = statistics
+    pictures[:, 7] = 0
+    found = embed(fit_embedding(backbone, pictures, views, make_config(tmp_path)), views)
+    assert np.isfinite(found).all(), "float16 ends at 65504"
+    assert np.abs(found).max() < 1000
+
+
+@pytest.mark.parametrize("count", [0, STATISTICS + 1])
+def test_there_are_no_more_principal_directions_than_statistics(
+    tmp_path: Path, backbone: StatisticsNetwork, statistics: tuple[np.ndarray, np.ndarray], count: int
+) -> None:
+    with pytest.raises(ModelFormatError, match=f"principal_directions is {count}, must be 1 to 40"):
+        fit_embedding(backbone, *statistics, make_config(tmp_path, count))
+
+
+def test_embeddings_are_what_the_cache_can_hold(
+    tmp_path: Path, backbone: StatisticsNetwork, statistics: tuple[np.ndarray, np.ndarray]
+) -> None:
+    """Twin: learned from are the very numbers that come back from the cache, float16."""
+    pictures, views = statistics
+    found = embed(fit_embedding(backbone, pictures, views, make_config(tmp_path)), pictures)
+    assert found.dtype == np.float64
+    assert np.array_equal(found, found.astype(np.float16))
+    assert np.abs(found.mean(axis=0)).max() < 0.01, "the mean picture is the origin"
+
+
+def test_principal_directions_by_hand() -> None:
+    """Pencil: rows along (3, 4) / 5 with squared lengths 25, across with 1; no mean is taken off."""
+    rows = np.array([[3.0, 4.0], [-3.0, -4.0], [0.8, -0.6], [-0.8, 0.6]])
+    np.testing.assert_allclose(_principal_directions(rows, 2), [[0.6, 0.8], [0.8, -0.6]], atol=1e-12)
+    np.testing.assert_allclose(_principal_directions(rows, 1), [[0.6], [0.8]], atol=1e-12)
+    np.testing.assert_allclose(_principal_directions(-rows, 2), _principal_directions(rows, 2), atol=1e-12)
+
+
+def test_pictures_have_a_mean_squared_length_of_one_in_the_metric(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    spread = np.repeat([4.0, 1.0, 0.1], [4, 6, 6])
+    pictures, views = rng.normal(size=(30, 16)) * spread, rng.normal(size=(60, 16)) * spread
+    metric = fit_metric(pictures, views, make_config(tmp_path))
+    assert np.mean(np.sum((pictures * metric) ** 2, axis=1)) == pytest.approx(1)
+    variances = np.mean(views**2, axis=0)
+    np.testing.assert_allclose(metric[:10] / metric[0], (variances[:10] / variances[0]) ** 0.2)
+    assert np.ptp(metric[10:]) == 0, "no random direction is one of its own"
+    assert metric[10] == metric[:10].min()
+
+
+def test_cluster_centres_by_hand() -> None:
+    """Pencil: two heaps far from each other have their means as centres, wherever one starts."""
+    rows = np.array([[0.0, 0.0], [0.0, 2.0], [10.0, 10.0], [12.0, 10.0], [11.0, 13.0]])
+    for seed in range(4):
+        centers = _cluster_centers(rows, 2, np.random.default_rng(seed))
+        assert sorted(centers.tolist()) == [[0.0, 1.0], [11.0, 11.0]]
+    everything = _cluster_centers(rows, 9, np.random.default_rng(0))
+    assert sorted(everything.tolist()) == sorted(rows.tolist()), "no more centres than rows"
+
+
+def test_an_empty_cluster_keeps_its_centre() -> None:
+    """Of three centres on two places two are alike: one of them wins every row, the other none."""
+    rows = np.array([[0.0, 0.0], [0.0, 0.0], [4.0, 0.0]])
+    centers = _cluster_centers(rows, 3, np.random.default_rng(0))
+    assert sorted(centers.tolist()) == sorted(rows.tolist())
+
+
+GENERIC = GenericConfig(
+    metric_power=0.2, centers=40, arc_bias=0.1, strengths=(0.01, 0.1, 1.0, 10.0), folds=5
+)
+
+
+def plant(pictures: np.ndarray) -> np.ndarray:
+    """A smooth function that is not straight, around 0.5."""
+    return 0.5 + 0.15 * np.tanh(2 * pictures[:, 0]) + 0.2 * np.abs(pictures[:, 1])
+
+
+def test_the_generic_head_learns_a_planted_function() -> None:
+    rng = np.random.default_rng(2)
+    pictures, views, unseen = (rng.normal(size=(count, 4)) / 2 for count in (150, 300, 200))
+    means = plant(pictures) + rng.normal(scale=0.02, size=150)
+    found = fit_generic(pictures, views, means, GENERIC, 0)
+    kernel = arc_cosine_kernel(unseen, found.centers.astype(np.float64), found.arc_bias)
+    scores = found.mean + found.std * (kernel @ found.center_weights + found.center_offset)
+    truth = plant(unseen)
+    error, spread = np.mean((scores - truth) ** 2), truth.var()
+    assert error < 0.1 * spread
+    straight = np.c_[np.ones(150), pictures]
+    line = np.c_[np.ones(200), unseen] @ np.linalg.lstsq(straight, means, rcond=None)[0]
+    assert error < 0.5 * np.mean((line - truth) ** 2), "it learns what a straight function cannot"
+    # Cross-validated on ratings whose noise nothing can predict.
+    assert found.error == pytest.approx(error + 0.02**2, rel=1)
+    assert found.std**2 == pytest.approx(spread, rel=0.3)
+
+
+def test_the_strength_is_chosen_by_cross_validation() -> None:
+    """On noise alone the strongest ridge is best; on a function without noise a weak one."""
+    rng = np.random.default_rng(3)
+    pictures, views = rng.normal(size=(80, 4)) / 2, rng.normal(size=(100, 4)) / 2
+    noise = fit_generic(pictures, views, rng.normal(0.5, 0.1, size=80), GENERIC, 0)
+    planted = fit_generic(pictures, views, plant(pictures), GENERIC, 0)
+    assert noise.strength == 10
+    assert planted.strength <= 0.1
+    assert noise.error > 0.8 * 0.1**2, "what cannot be predicted is not predicted"
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> RatingTable:
+    """Sixteen pictures, the brighter the better."""
+    folder = tmp_path_factory.mktemp("people")
+    rng = np.random.default_rng(4)
+    lines = ["user,image,score"]
+    for number in range(16):
+        pixels = rng.uniform(0, 255, (4, 5, 3)) * (0.3 + 0.7 * number / 15)
+        image = Image.fromarray(pixels.astype(np.uint8)).resize((50, 40), Image.Resampling.BICUBIC)
+        image.save(folder / f"{number:02}.png")
+        lines += [f"{user},{number:02}.png,{1 + (number + shift) % 17 * 6 / 16:g}" for user, shift in (("ann", 0), ("bob", 1))]
+    (folder / "ratings.csv").write_text("\n".join(lines), encoding="utf-8")
+    return read_rating_table(folder)
+
+
+@pytest.fixture(scope="module")
+def fitted(table: RatingTable, tmp_path_factory: pytest.TempPathFactory) -> ClosedFormFit:
+    return fit(table, RatingScale(1, 7), make_config(tmp_path_factory.mktemp("config")))
+
+
+def test_the_prior_is_in_the_units_it_states(
+    table: RatingTable, fitted: ClosedFormFit, tmp_path: Path
+) -> None:
+    """Over the training pictures, as the SDK computes them: standardized, of length 1, kernels of 1."""
+    config, prior = make_config(tmp_path), fitted.prior
+    statistics = collect_statistics(table.paths(), fitted.network, config.preprocessing)
+    embeddings = embed(fitted.network, statistics)
+    standardized = prior.standardized(embeddings)
+    assert standardized.mean() == pytest.approx(0, abs=1e-4)
+    assert standardized.std() == pytest.approx(1, abs=1e-4)
+    assert np.mean(np.sum((embeddings * prior.metric) ** 2, axis=1)) == pytest.approx(1, abs=1e-4)
+    straight, curved = prior.kernels(embeddings, embeddings)
+    assert np.diag(straight).mean() == pytest.approx(1)
+    np.testing.assert_allclose(np.diag(curved), 1)
+    generic, means = prior.generic(embeddings), RatingScale(1, 7).to_unit(table.mean_scores())
+    assert generic.mean() == pytest.approx(means.mean(), abs=0.05)
+    assert np.corrcoef(generic, means)[0, 1] > 0.7
+    assert (prior.generic_mean, prior.std_factor) == (pytest.approx(generic.mean(), abs=1e-4), 1.1)
+    assert prior.grid.slopes.tolist() == [[0.45, 0.05]]
+
+
+def test_fitting_again_gives_the_same_tensors(
+    table: RatingTable, fitted: ClosedFormFit, tmp_path: Path
+) -> None:
+    """Determinism, also when the statistics come from the folder that kept them."""
+    config, cache = make_config(tmp_path), tmp_path / "cache"
+    for _ in range(2):
+        again = fit(table, RatingScale(1, 7), config, cache=cache)
+        expected, found = fitted.prior.to_tensors(), again.prior.to_tensors()
+        assert expected.keys() == found.keys()
+        for name in expected:
+            assert np.array_equal(expected[name], found[name]), name
+        for name, tensor in fitted.network.tensors().items():
+            assert tensor.equal(again.network.tensors()[name]), name
+    other = fit(table, RatingScale(1, 7), make_config(tmp_path, seed=1), cache=cache)
+    assert not np.array_equal(other.prior.centers, fitted.prior.centers)
+
+
+def test_the_prior_survives_its_file(fitted: ClosedFormFit) -> None:
+    tensors = fitted.prior.to_tensors()
+    for name, tensor in Prior.from_tensors(tensors).to_tensors().items():
+        assert np.array_equal(tensor, tensors[name]), name
+
+
+def test_views_of_one_picture_stand_together(table: RatingTable, tmp_path: Path) -> None:
+    """And are kept for it wherever it stands: for a part of the table nothing is measured again."""
+    backbone, config, cache = StatisticsNetwork(["stage1.mean"]), make_config(tmp_path), tmp_path / "cache"
+    whole = view_statistics(table, backbone, config, cache=cache)
+    assert whole.shape == (32, 16)
+    assert len(np.unique(whole, axis=0)) == 32
+    told: list[tuple[int, int]] = []
+    with (table.folder / "ratings.csv").open() as file:
+        rows = file.read().splitlines()
+    part_folder = tmp_path / "part"
+    part_folder.mkdir()
+    for number in (9, 3):
+        (part_folder / f"{20 - number:02}.png").write_bytes((table.folder / f"{number:02}.png").read_bytes())
+    (part_folder / "ratings.csv").write_text(f"{rows[0]}\nann,11.png,3\nann,17.png,3\n", encoding="utf-8")
+    part = view_statistics(
+        read_rating_table(part_folder),
+        backbone,
+        config,
+        cache=cache,
+        progress=lambda done, total: told.append((done, total)),
+    )
+    assert told == []
+    assert np.array_equal(part, whole[[18, 19, 6, 7]])
