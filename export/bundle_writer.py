@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -85,7 +85,7 @@ def write_bundle(
         OutputError: The folder exists and may not be replaced, or cannot be written.
         ImageError: A photo cannot be read.
     """
-    metrics = {"format_version": 1, "measured": facts.measured, "records": list(records)}
+    metrics: dict[str, Any] = {"format_version": 1, "measured": facts.measured, "records": list(records)}
     scale, preprocessing = rating_scale(checkpoint), preprocessing_of(checkpoint)
     with new_folder(folder, replace=replace) as fresh:
         (fresh / "onnx").mkdir()
@@ -95,6 +95,7 @@ def write_bundle(
             checkpoint, fresh, scale, preprocessing, [*(fresh / name for name in names), *photos]
         )
         _write_json(fresh / PREPROCESSOR_NAME, preprocessing.to_json())
+        metrics["parity"] = asdict(parity)
         _write_json(fresh / METRICS_NAME, metrics)
         config = _config(checkpoint)
         write_config(fresh, config)

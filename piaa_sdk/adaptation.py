@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     Rows = npt.NDArray[np.intp]
 
 _KEPT_WEIGHT = 0.999  # combinations that share the last thousandth of the evidence are dropped
+MAX_SHOTS = 2000
+"""Time grows with the cube of the ratings, and there is little left to learn."""
+
 _SWEEP_SHOTS = 512  # more ratings than this choose among the combinations by a sample of them
 _PAIR_SHOTS = 16  # up to so many ratings every pair is left out in turn
 _FOLDS = 5
@@ -51,8 +54,13 @@ def adapt(prior: Prior, support: SupportSet) -> PersonalHead:
         support: K rated pictures, K >= 2.
 
     Raises:
-        SupportSetError: The embeddings are of another size than the prior reads.
+        SupportSetError: More than 2000 ratings, or embeddings of another size than the prior reads.
     """
+    if len(support) > MAX_SHOTS:
+        raise SupportSetError(
+            f"{len(support)} rated photos are more than the {MAX_SHOTS} that can be learned from at once; "
+            "keep the latest, or some of each rating"
+        )
     if support.embeddings.shape[1] != prior.embedding_dim:
         raise SupportSetError(
             f"embeddings have {support.embeddings.shape[1]} numbers, the model reads {prior.embedding_dim}; "

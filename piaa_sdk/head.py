@@ -11,6 +11,7 @@ over embeddings (a straight part and a curved part) and e rating noise. Everythi
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     Float64Array = npt.NDArray[np.float64]
 
+_LARGEST_WEIGHT = 1e9  # of a stored head; ratings on [0, 1] give weights and variances far below
 _BLOCK = 64
 """Pictures scored at once. A last block is filled up, because a matrix product of another shape may differ in
 its last bit: so a picture's score does not depend on the company it is scored in."""
@@ -42,7 +44,8 @@ class AdaptationGrid:
 
     Attributes:
         linear_shares: (A,) share of the straight kernel in the process f, the rest is the curved one.
-        slopes: (B, 2) mean and variance of b, how far the person follows the generic score.
+        slopes: (B, 2) of b, how far the person follows the generic score: its mean, and the variance of s b
+            in units of the variance of f.
         noises: (C,) variance of the rating noise e, in units of the variance of f.
     """
 
@@ -215,7 +218,15 @@ class Prior:
 
 _ARRAYS = ("metric", "centers", "center_weights")
 _NUMBERS = tuple(part.name for part in fields(Prior) if part.name not in {*_ARRAYS, "grid"})
-_POSITIVE = ("length_scale", "arc_bias", "variance_scale", "variance_degrees", "std_factor")
+_POSITIVE = (
+    "linear_scale",
+    "generic_std",
+    "length_scale",
+    "arc_bias",
+    "variance_scale",
+    "variance_degrees",
+    "std_factor",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,7 +237,7 @@ class PersonalHead:
         prior: What it was learned on top of.
         embeddings: (K, D) of the rated pictures.
         components: (G, 5) of each kept combination of the grid: share of the straight kernel, mean and
-            variance of the slope b, noise, weight; the weights add up to 1.
+            variance of the slope as in the grid, noise, weight; the weights add up to 1.
         weights: (G, K) dual weights of the rated pictures.
         variances: (G,) variance of f, [0, 1] units squared, its uncertainty included.
     """
@@ -270,7 +281,7 @@ class PersonalHead:
             tensors: As :meth:`to_tensors` gave them.
 
         Raises:
-            ProfileFormatError: A tensor is missing or of another shape.
+            ProfileFormatError: A tensor is missing, of another shape or impossible.
         """
         try:
             components, weights, variances = (
@@ -291,6 +302,16 @@ class PersonalHead:
             raise ProfileFormatError(
                 "the stored head does not fit its rated pictures and the model; refit the profile"
             )
+        share, _, slope_variance, noise, weight = components.T
+        is_sound = (
+            ((share >= 0) & (share <= 1) & (slope_variance >= 0) & (noise > 0) & (weight >= 0)).all()
+            and (variances > 0).all()
+            and math.isclose(float(weight.sum()), 1, abs_tol=1e-6)
+            and float(np.abs(weights).max()) < _LARGEST_WEIGHT
+            and float(variances.max()) < _LARGEST_WEIGHT
+        )
+        if not is_sound:
+            raise ProfileFormatError("the stored head holds impossible numbers; refit the profile")
         return cls(prior, embeddings, components, weights, variances)
 
     def _predict(self, embeddings: Float64Array) -> tuple[Float64Array, Float64Array, Float64Array]:
@@ -300,14 +321,18 @@ class PersonalHead:
         own_straight = _squared_lengths(embeddings) * prior.linear_scale
         means, latents = [], []
         noise = np.zeros(len(embeddings))
+        blends: dict[tuple[float, float], tuple[Float64Array, Float64Array]] = {}
         for component, weights, variance in zip(self.components, self.weights, self.variances, strict=True):
             share, slope, slope_variance, noise_ratio, weight = component
-            cross = _blend(
-                straight, curved, share, slope_variance, prior.offset_variance, generic, self._generic
-            )
-            own = share * own_straight + (1 - share) + slope_variance * generic**2 + prior.offset_variance
             values, vectors = self._spectrum(share, slope_variance)
-            explained = (cross @ vectors) ** 2 @ (1 / (values + noise_ratio))
+            if (share, slope_variance) not in blends:  # components differ in noise more than in these
+                cross = _blend(
+                    straight, curved, share, slope_variance, prior.offset_variance, generic, self._generic
+                )
+                blends[share, slope_variance] = cross, (cross @ vectors) ** 2
+            cross, projected = blends[share, slope_variance]
+            own = share * own_straight + (1 - share) + slope_variance * generic**2 + prior.offset_variance
+            explained = projected @ (1 / (values + noise_ratio))
             means.append(prior.offset_mean + prior.slope_unit * slope * generic + cross @ weights)
             latents.append(variance * np.maximum(own - explained, 0))
             noise += weight * variance * noise_ratio

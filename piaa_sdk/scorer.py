@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,12 +15,13 @@ import numpy as np
 
 from piaa_sdk.adaptation import adapt, judge
 from piaa_sdk.backbone import Backbone
-from piaa_sdk.bundle import ModelBundle
+from piaa_sdk.bundle import EMBEDDED_FOLDER, ModelBundle
 from piaa_sdk.embedding_cache import EmbeddingCache, default_path
 from piaa_sdk.errors import (
     ImageError,
     ModelFormatError,
     ProfileExistsError,
+    ProfileFormatError,
     ProfileMismatchError,
     ProfileNotFoundError,
     RatingError,
@@ -261,7 +263,7 @@ class Scorer:
         if (add or replace) and user is None:
             raise ValueError("add and replace are about a stored profile; name it with user=")
         rows = collect_ratings(ratings, photos=photos).of_user(user)
-        stored = self._stored(user, must_exist=add)
+        stored = _stored(user, add=add, replace=replace)
         known = None if replace else stored
         if known is not None and scale is not None and RatingScale(*_ends(scale)) != known.scale:
             raise RatingError(
@@ -301,6 +303,7 @@ class Scorer:
         profile = ProfileStore().load(user)
         embeddings = profile.support.embeddings
         if profile.embedding_id != self.bundle.embedding_id:
+            _check_places(profile)
             embeddings = np.stack(
                 [
                     _rated_embedding(profile, item)
@@ -337,17 +340,6 @@ class Scorer:
         )
         ProfileStore().save(profile, backup=backup)
         return type(self)(self._engine, _Person(profile.user, scale, support, head, profile))
-
-    @staticmethod
-    def _stored(user: str | None, *, must_exist: bool) -> UserProfile | None:
-        if user is None:
-            return None
-        try:
-            return ProfileStore().load(user)
-        except ProfileNotFoundError:
-            if must_exist:
-                raise
-            return None
 
     def _embed_rated(self, rows: Sequence[Rating]) -> FloatArray:
         embeddings = []
@@ -443,7 +435,8 @@ def _is_one(images: object) -> bool:
 
 def _listed(images: Iterable[ImageInput | ImageError], *, expand: bool) -> Iterator[ImageInput | ImageError]:
     for image in images:
-        if expand and isinstance(image, (str, os.PathLike)) and Path(image).is_dir():
+        # Path.is_dir() raises where a name is too long or its folder may not be entered.
+        if expand and isinstance(image, (str, os.PathLike)) and os.path.isdir(image):  # noqa: PTH112
             yield from find_images([image])
         else:
             yield image
@@ -453,6 +446,17 @@ def _embedding(embedded: EmbeddedImage) -> FloatArray:
     if embedded.embedding is None:
         raise embedded.error or ImageError(embedded.source, "cannot be read")
     return embedded.embedding
+
+
+def _check_places(profile: UserProfile) -> None:
+    """Refuse names without folders, as an imported profile has: another picture may be called the same."""
+    unknown = [name for name in profile.support.images if not Path(name).is_absolute()]
+    if unknown:
+        raise ProfileMismatchError(
+            f"{printable(profile.user)!r} was learned with a model that sees pictures in another way, and "
+            f"where the rated picture {printable(unknown[0])} lies is not known; personalize anew with: "
+            f"piaa personalize ratings.csv --user {shlex.quote(profile.user)} --photos FOLDER --replace"
+        )
 
 
 def _rated_embedding(profile: UserProfile, embedded: EmbeddedImage) -> FloatArray:
@@ -465,6 +469,20 @@ def _rated_embedding(profile: UserProfile, embedded: EmbeddedImage) -> FloatArra
     return embedded.embedding
 
 
+def _stored(user: str | None, *, add: bool, replace: bool) -> UserProfile | None:
+    if user is None:
+        return None
+    try:
+        return ProfileStore().load(user)
+    except ProfileNotFoundError:
+        if add:
+            raise
+    except ProfileFormatError:
+        if not replace:  # what takes its place needs nothing of it, and the store keeps a backup
+            raise
+    return None
+
+
 def _check_profile(profile: UserProfile, bundle: ModelBundle, *, only_embeddings: bool = False) -> None:
     name = printable(profile.user)
     if profile.kind != KIND:
@@ -473,11 +491,12 @@ def _check_profile(profile: UserProfile, bundle: ModelBundle, *, only_embeddings
             "update piaa-sdk"
         )
     is_other = profile.embedding_id != bundle.embedding_id
+    model = "" if bundle.folder == EMBEDDED_FOLDER else f" --model {shlex.quote(str(bundle.folder))}"
     if is_other or not (only_embeddings or profile.bundle_revision == bundle.bundle_revision):
         raise ProfileMismatchError(
             f"the profile of {name!r} was made for {profile.bundle_id} {profile.bundle_revision[:12]}, "
             f"this is {bundle.bundle_id} {bundle.bundle_revision[:12]}; learn it again from the stored "
-            f"ratings with: piaa users refit {name!r}"
+            f"ratings with: piaa users refit {shlex.quote(profile.user)}{model}"
         )
 
 

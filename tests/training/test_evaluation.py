@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pytest
@@ -31,21 +31,24 @@ from training.evaluation import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    import numpy.typing as npt
 
     from piaa_sdk.array_types import FloatArray
 
 DIM = 6
 UNIT = RatingScale(0, 1)
+SomePrior = TypeVar("SomePrior", bound=Prior)
 SHARE, SLOPE, NOISE, SLOPE_UNIT = 0.5, 0.45, 1.0, 0.2
 
 
-def make_embeddings(count: int, seed: int = 0) -> FloatArray:
+def make_embeddings(count: int, seed: int = 0) -> npt.NDArray[np.float64]:
     """Pictures of a mean squared length of 1."""
-    return np.random.default_rng(seed).normal(size=(count, DIM)) / np.sqrt(DIM)
+    return np.asarray(np.random.default_rng(seed).normal(size=(count, DIM)) / np.sqrt(DIM))
 
 
-def make_prior(kind: type[Prior] = Prior) -> Prior:
+def make_prior(kind: type[SomePrior] = Prior) -> SomePrior:  # type: ignore[assignment]
     """A prior that knows how the people below are made; its generic score has the spread it says."""
     rng = np.random.default_rng(5)
     pictures, centers = make_embeddings(500, seed=6), rng.normal(size=(4, DIM)).astype(np.float16)
@@ -71,7 +74,9 @@ def make_prior(kind: type[Prior] = Prior) -> Prior:
     )
 
 
-def make_table(ratings: Sequence[FloatArray], groups: Sequence[str] | None = None) -> RatingTable:
+def make_table(
+    ratings: Sequence[FloatArray] | FloatArray, groups: Sequence[str] | None = None
+) -> RatingTable:
     """People by their ratings (N,) of all N pictures; nan where a person rated nothing."""
     matrix = np.array(ratings)
     user_index, image_index = np.nonzero(~np.isnan(matrix))
@@ -89,7 +94,8 @@ def make_table(ratings: Sequence[FloatArray], groups: Sequence[str] | None = Non
 def people_with_taste(embeddings: FloatArray, count: int, seed: int = 1) -> list[FloatArray]:
     """Generic score plus a straight taste of each person's own plus noise."""
     rng = np.random.default_rng(seed)
-    generic = make_prior().standardized(embeddings)
+    prior: Prior = make_prior()
+    generic = prior.standardized(embeddings)
     people = []
     for _ in range(count):
         own = embeddings @ rng.normal(size=DIM)
@@ -97,9 +103,20 @@ def people_with_taste(embeddings: FloatArray, count: int, seed: int = 1) -> list
     return people
 
 
-def run(ratings: Sequence[FloatArray], embeddings: FloatArray, groups: Sequence[str] | None = None, **options):
-    chosen = {"shots": [12], "repeats": 3, **options}
-    return evaluate(make_prior(), make_table(ratings, groups), embeddings, UNIT, **chosen)
+def run(
+    ratings: Sequence[FloatArray] | FloatArray,
+    embeddings: FloatArray,
+    groups: Sequence[str] | None = None,
+    *,
+    shots: Sequence[int] = (12,),
+    repeats: int = 3,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[ShotsResult]:
+    table = make_table(ratings, groups)
+    return evaluate(
+        make_prior(), table, embeddings, UNIT, shots=shots, repeats=repeats, seed=seed, progress=progress
+    )
 
 
 def test_a_taste_of_ones_own_is_found() -> None:
@@ -234,7 +251,7 @@ class WatchedPrior(Prior):
 
     met: list[tuple[FloatArray, FloatArray]]
 
-    def kernels(self, first: FloatArray, second: FloatArray):
+    def kernels(self, first: FloatArray, second: FloatArray) -> tuple[FloatArray, FloatArray]:  # type: ignore[override]
         if first is not second:
             self.met.append((first[first.any(axis=1)], second))
         return super().kernels(first, second)
@@ -344,7 +361,9 @@ def test_counts_and_coverage_by_hand() -> None:
     assert result.figures["personal-prior"].mean == pytest.approx(((0.3 + 0 - 0.2) / 3 + (0.3 - 0.2) / 2) / 2)
     # Ann 3 of 4 and 1 of 2, Bob 4 of 4; Cat has no interval to be inside of.
     assert result.coverage == pytest.approx(((0.75 + 0.5) / 2 + 1) / 2)
-    assert result.coverage_quantiles == pytest.approx(tuple(np.quantile([0.625, 1.0], (0.05, 0.25, 0.5, 0.75, 0.95))))
+    assert result.coverage_quantiles == pytest.approx(
+        tuple(np.quantile([0.625, 1.0], (0.05, 0.25, 0.5, 0.75, 0.95)))
+    )
     assert result.calibration == pytest.approx(1.82 / 1.6448536)
 
 
@@ -360,7 +379,9 @@ def people_of_the_prior(
     people = []
     for _ in range(count):
         spread = math.sqrt(degrees * prior.variance_scale / rng.chisquare(degrees))
-        own = root @ rng.normal(size=len(embeddings)) + rng.normal(scale=math.sqrt(noise), size=len(embeddings))
+        own = root @ rng.normal(size=len(embeddings)) + rng.normal(
+            scale=math.sqrt(noise), size=len(embeddings)
+        )
         offset = rng.normal(scale=math.sqrt(prior.offset_variance))
         generic = SLOPE_UNIT * SLOPE * prior.standardized(embeddings)
         people.append(0.5 + generic + spread * (offset + own))

@@ -54,7 +54,7 @@ def test_another_seed_draws_otherwise() -> None:
 
 
 def test_jackknife_of_a_mean_by_hand() -> None:
-    """Pencil: the mean of 1, 2, 6 is 4, 3.5, 1.5 without each; around their mean 3 they deviate by 1, 1/2, -3/2.
+    """Pencil: the mean of 1, 2, 6 is 4, 3.5, 1.5 without each, which deviates from 3 by 1, 1/2, -3/2.
 
     So 2/3 (1 + 1/4 + 9/4) = 7/3; and the textbook agrees: the values deviate by -2, -1, 3, their variance is
     14/2 = 7, divided by n = 3.

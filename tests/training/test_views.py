@@ -30,7 +30,8 @@ def pixels() -> np.ndarray:
 def test_same_seed_same_view(pixels: np.ndarray) -> None:
     first, again = (altered_view(pixels, SIZE, view_rng(3, DIGESTS[0], 1)) for _ in range(2))
     assert np.array_equal(first, again)
-    assert (first.shape, first.dtype) == ((SIZE, SIZE, 3), np.uint8)
+    assert first.shape == (SIZE, SIZE, 3)
+    assert first.dtype == np.uint8
 
 
 def test_seed_picture_and_number_of_the_view_make_another_one(pixels: np.ndarray) -> None:
@@ -42,7 +43,7 @@ def test_seed_picture_and_number_of_the_view_make_another_one(pixels: np.ndarray
 @settings(max_examples=60, deadline=None)
 @given(height=st.integers(1, 40), width=st.integers(1, 40), seed=st.integers(0, 10_000))
 def test_nothing_outside_the_picture_is_seen(height: int, width: int, seed: int) -> None:
-    """Light and colour of a picture of one gray change everywhere alike; black from beyond its edge would show."""
+    """A picture of one gray changes everywhere alike; black from beyond its edge would show."""
     view = altered_view(np.full((height, width, 3), 180, np.uint8), SIZE, np.random.default_rng(seed))
     assert view.shape == (SIZE, SIZE, 3)
     assert np.ptp(view.astype(int)) <= 2

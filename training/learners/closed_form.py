@@ -84,15 +84,27 @@ def fit(
     )
     views = view_statistics(table, backbone, config, cache=cache, progress=progress)
     network = fit_embedding(backbone, pictures, views, config)
-    embeddings, view_embeddings = embed(network, pictures), embed(network, views)
-    metric = fit_metric(embeddings, view_embeddings, config)
     means = scale.to_unit(table.mean_scores())
-    generic = fit_generic(
-        embeddings * metric, view_embeddings * metric, means, config.generic, config.embedding.seed
-    )
+    prior, generic = fit_prior(embed(network, pictures), embed(network, views), means, config)
     _LOG.info("generic head: ridge %g, cross-validated error %.4f", generic.strength, generic.error)
-    prior = _prior(metric, 1 / float(np.mean(np.sum(embeddings**2, axis=1))), generic, config.adaptation)
     return ClosedFormFit(network, prior, generic.strength, generic.error)
+
+
+def fit_prior(
+    pictures: Float64Array, views: Float64Array, means: FloatArray, config: ClosedFormConfig
+) -> tuple[Prior, GenericFit]:
+    """Fit all that reads the embedding.
+
+    Args:
+        pictures: (N, D) embeddings of the training pictures.
+        views: (V, D) embeddings of their views.
+        means: (N,) mean ratings, [0, 1].
+        config: All constants.
+    """
+    metric = fit_metric(pictures, views, config)
+    generic = fit_generic(pictures * metric, views * metric, means, config.generic, config.embedding.seed)
+    linear_scale = 1 / float(np.mean(np.sum(pictures**2, axis=1)))
+    return _prior(metric, linear_scale, generic, config.adaptation), generic
 
 
 def view_statistics(
@@ -141,7 +153,7 @@ def fit_embedding(
             "the number of statistics that the readouts give"
         )
     mean, std = pictures.mean(axis=0, dtype=np.float64), pictures.std(axis=0, dtype=np.float64) + 1e-6
-    # A channel that is silent in these few pictures may speak in others: dividing by almost 0 would let it shout.
+    # A channel silent in these few pictures may speak in others: divided by almost 0, it would shout.
     std = np.maximum(std, _SMALLEST_STD * np.median(std))
     weights = np.ones(pictures.shape[1])
     for readout, weight in settings.readout_weights.items():
