@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from piaa_sdk import __version__
-from piaa_sdk.backbone import cpu_count
+from piaa_sdk.devices import cpu_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

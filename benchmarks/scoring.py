@@ -23,8 +23,9 @@ from torchvision.transforms import functional
 from benchmarks.pictures import find_or_make
 from benchmarks.report import describe_machine, print_table, seconds, spread
 from piaa_sdk import Scorer
-from piaa_sdk.backbone import Backbone, cpu_count
+from piaa_sdk.backbone import Backbone
 from piaa_sdk.bundle import ModelBundle
+from piaa_sdk.devices import cpu_count
 from piaa_sdk.hub import resolve_folder
 from piaa_sdk.images import load_image
 

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import safetensors.numpy
 
-from export.golden import GOLDEN_FOLDER, GOLDEN_NAME, golden_figures, make_golden_pictures
+from export.golden import GOLDEN_FOLDER, golden_figures, make_golden_pictures
 from export.graphs import OPSET, export_backbone, export_head
 from export.model_card import CardFacts, render_card
 from export.parity import Parity, measure_parity
 from piaa_sdk.bundle import (
     BACKBONE_NAME,
+    CARD_NAME,
     FORMAT_VERSION,
+    GOLDEN_NAME,
     PREPROCESSOR_NAME,
     PRIOR_NAME,
     ModelBundle,
@@ -39,7 +41,6 @@ BUNDLE_ID = "piaa-efficientnet-lite0"
 LICENSE = "apache-2.0"
 HEAD_NAME = "onnx/head.onnx"
 METRICS_NAME = "metrics.json"
-CARD_NAME = "README.md"
 MAX_BYTES = 25_000_000
 
 

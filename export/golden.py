@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from piaa_sdk.backbone import Backbone
+from piaa_sdk.bundle import GOLDEN_NAME
 from piaa_sdk.errors import ModelFormatError
 from piaa_sdk.head import Prior
 from piaa_sdk.images import load_image
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from piaa_sdk.bundle import ModelBundle
 
 FORMAT_VERSION = 1
-GOLDEN_NAME = "golden.json"
 GOLDEN_FOLDER = "golden"
 MAX_BYTES = 150_000
 

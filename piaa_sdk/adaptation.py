@@ -42,7 +42,7 @@ _PAIR_SHOTS = 16  # up to so many ratings every pair is left out in turn
 _FOLDS = 5
 _REPEATS = 10
 _JUDGED_SHOTS = 400  # more ratings than this are judged on a sample of them
-_FEWEST_SHOTS = 4
+_FEWEST_SHOTS = 6
 _Z90 = 1.6448536269514722
 
 
@@ -278,6 +278,8 @@ def _jackknife_interval(difference: Float64Array, pairs: npt.NDArray[np.bool_]) 
         return None
     shots = len(difference)
     estimates = without_total / without_count
+    if np.ptp(estimates) == 0:  # every pair alike: that is too few pairs, not certainty
+        return None
     error = math.sqrt((shots - 1) / shots * float(((estimates - estimates.mean()) ** 2).sum()))
     mean, reach = total / count, _student_quantile(shots - 1) * error
     return float(mean - reach), float(mean + reach)

@@ -29,8 +29,6 @@ from piaa_sdk.devices import (
     runtime_name,
     warn_of_two_runtimes,
 )
-from piaa_sdk.devices import cpu_count as cpu_count
-from piaa_sdk.devices import installed_runtimes as installed_runtimes
 from piaa_sdk.errors import DeviceError, ModelFormatError, PiaaWarning
 
 if TYPE_CHECKING:

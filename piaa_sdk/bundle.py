@@ -6,6 +6,8 @@
     preprocessor_config.json   how a picture becomes pixels
     onnx/backbone.onnx         pixels -> embedding
     prior.safetensors          what adaptation starts from
+    golden.json                which scores the pictures in golden/ must get (optional)
+    README.md                  the model card (optional)
 
 The folder is the same in the wheel, on disk and on the Hub. Files that ``config.json`` does not list are
 never opened.
@@ -44,6 +46,8 @@ CONFIG_NAME = "config.json"
 PREPROCESSOR_NAME = "preprocessor_config.json"
 BACKBONE_NAME = "onnx/backbone.onnx"
 PRIOR_NAME = "prior.safetensors"
+CARD_NAME = "README.md"
+GOLDEN_NAME = "golden.json"
 
 _FITS = ("squash",)
 _RESAMPLES = ("bilinear", "bicubic", "lanczos")

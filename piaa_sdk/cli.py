@@ -22,6 +22,7 @@ from piaa_sdk.cli_options import (
     BatchSize,
     DemoFolder,
     Device,
+    Force,
     Format,
     Model,
     NoCache,
@@ -142,6 +143,7 @@ def score(
     batch_size: BatchSize = 8,
     workers: Workers = None,
     no_cache: NoCache = False,
+    force: Force = False,
 ) -> None:
     """Score photos and list the best first.
 
@@ -170,18 +172,15 @@ def score(
         workers=workers,
         batch_size=batch_size,
     )
-    settings = {
-        "photos": [path_field(path) for path in photos],
-        "user": scorer.user,
-        "model": model,
-        "recursive": recursive,
-        "top": top,
-    }
+    settings: dict[str, Any] = {"user": scorer.user, "model": model, "recursive": recursive, "top": top}
+    settings["photos"] = [path_field(path) for path in photos]
     record = RunRecord.of(scorer.bundle, scorer.scale, settings)
     paths = _listed(photos)
     # Walking the folders twice is quick; holding every path to know how many there are is not free.
     total = sum(1 for _ in find_images(paths, recursive=recursive)) if console.shows_progress else None
-    with open_report(record, report_format, stdout=sys.stdout, output=output, order=order, top=top) as report:
+    with open_report(
+        record, report_format, stdout=sys.stdout, output=output, order=order, top=top, replace=force
+    ) as report:
         if report.set_aside:
             earlier = printable(str(report.set_aside))
             console.warn(f"rows of an earlier run that was stopped are kept in {earlier}")

@@ -76,7 +76,7 @@ PHOTOS = (
         "Eileen Collins, astronaut; NASA",
         _PUBLIC_DOMAIN,
         "https://flic.kr/p/r9qvLn",
-        rating=2,
+        rating=1,
     ),
     DemoPhoto(
         "camera.png",
@@ -85,7 +85,7 @@ PHOTOS = (
         "Man with a camera; Lav Varshney",
         _CC0,
         _GALLERY,
-        rating=5,
+        rating=2,
     ),
     DemoPhoto(
         "coffee.png",
@@ -103,7 +103,7 @@ PHOTOS = (
         "Greek coins; Brooklyn Museum",
         _NO_KNOWN_RIGHTS,
         "https://www.brooklynmuseum.org/opencollection/archives/image/51611",
-        rating=4,
+        rating=5,
     ),
     DemoPhoto(
         "bricks.png",
@@ -243,7 +243,7 @@ def show() -> Iterator[str]:
     rated = {photo: path for photo, path in photos.items() if photo.rating is not None}
     others = {photo: path for photo, path in photos.items() if photo.rating is None}
     yield ""
-    yield f"2. {PERSON} likes stillness in black and white and finds colours loud. Her ratings:"
+    yield f"2. {PERSON} loves patterns that fill the frame and cares little for the rest. Her ratings:"
     yield from (f"  {'★' * int(photo.rating or 0):<5} {photo.name}" for photo in rated)
     mira = scorer.personalize({path: photo.rating for photo, path in rated.items()}, scale=SCALE)
     yield ""

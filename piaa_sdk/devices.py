@@ -12,7 +12,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from piaa_sdk.errors import DeviceError, PiaaWarning
+from piaa_sdk.errors import DeviceError, PiaaWarning, install_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -189,7 +189,7 @@ def runtime_name() -> str:
 def next_step(device: str) -> str:
     """Say what makes a device available, as the end of a message."""
     steps = {
-        "cuda": 'For an NVIDIA GPU under Linux or Windows: pip install "piaa-sdk[cuda]"',
+        "cuda": f"For an NVIDIA GPU under Linux or Windows: {install_command('cuda')}",
         "coreml": "Core ML comes with onnxruntime for macOS",
         "directml": "For Windows: pip uninstall onnxruntime-gpu, then pip install onnxruntime-directml",
     }

@@ -21,7 +21,7 @@ from piaa_sdk import __version__, embedding_cache
 from piaa_sdk.backbone import Backbone
 from piaa_sdk.bundle import EMBEDDED_FOLDER, ModelBundle
 from piaa_sdk.devices import available_devices, cpu_count, import_runtime, installed_runtimes, repair_command
-from piaa_sdk.errors import DeviceError, ModelError, PiaaError, PiaaWarning
+from piaa_sdk.errors import DeviceError, ModelError, PiaaError, PiaaWarning, install_command
 from piaa_sdk.folders import cache_folder, data_folder
 from piaa_sdk.head import Prior
 from piaa_sdk.images import load_image, printable, supported_formats
@@ -248,7 +248,7 @@ def _check_extras() -> Iterator[Check]:
         if all(find_spec(module) is not None for module in modules):
             yield Check(f"extra {extra}", Status.OK, f"{purpose}: installed")
         else:
-            command = f'pip install "piaa-sdk[{extra}]", if you want it'
+            command = f"{install_command(extra)}, if you want it"
             yield Check(f"extra {extra}", Status.OK, f"{purpose}: not installed", command)
 
 

@@ -25,6 +25,23 @@ A message says what was wrong, the value found, the value allowed and the next a
 
 from __future__ import annotations
 
+_PACKAGES = {
+    "cuda": '"onnxruntime-gpu[cuda,cudnn]"',
+    "demo": "scikit-image scikit-learn",
+    "parquet": "pyarrow",
+    "photos": "pillow-heif rawpy",
+    "train": '-e ".[train]"',
+}
+
+
+def install_command(extra: str) -> str:
+    """Return the command that installs what an extra of piaa-sdk brings.
+
+    The packages are named themselves: what a package index has under the name of this one may be another
+    program, as long as this one is installed from a checkout or a wheel.
+    """
+    return f"pip install {_PACKAGES[extra]}"
+
 
 class PiaaError(Exception):
     """Base of every error the SDK raises on purpose."""
@@ -104,9 +121,7 @@ class MissingDependencyError(PiaaError, ImportError):
     """
 
     def __init__(self, purpose: str, extra: str) -> None:
-        super().__init__(
-            f'{purpose} needs an optional package. Install it with: pip install "piaa-sdk[{extra}]"'
-        )
+        super().__init__(f"{purpose} needs an optional package. Install it with: {install_command(extra)}")
         self.extra = extra
 
 

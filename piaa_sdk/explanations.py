@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 _VERDICTS = {
     Verdict.LEARNED: "It has learned something of this taste that the generic score does not know.",
     Verdict.NOT_ENOUGH: (
-        "Not enough ratings yet to tell: where it is unsure, the personal score stays with the generic one. "
-        "10 to 100 rated photos are usual; those rated highest and lowest teach most."
+        "Not enough ratings yet to be sure: where it is unsure, the personal score stays with the generic "
+        "one. More ratings (piaa personalize with --add) narrow the interval down."
     ),
     Verdict.WORSE: (
         "The personal score orders these pairs less well than the generic one. Look for slips among the "

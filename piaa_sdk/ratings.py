@@ -29,6 +29,7 @@ from piaa_sdk.errors import RatingError
 from piaa_sdk.files import read_regular_file
 from piaa_sdk.images import printable
 from piaa_sdk.rating_scale import RatingScale
+from piaa_sdk.terminal import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Sequence
@@ -217,7 +218,7 @@ def summarize(ratings: Sequence[Rating]) -> str:
     Where more than ten different ratings were given, the range and the median are said instead.
     """
     values = [rating.rating for rating in ratings]
-    photos = f"{len(values)} photo" if len(values) == 1 else f"{len(values)} photos"
+    photos = count_of(len(values), "photo")
     counts = Counter(f"{value:.12g}" for value in values)
     if not values:
         return photos

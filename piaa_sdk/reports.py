@@ -8,6 +8,7 @@ so reports that can be written row by row to standard output go without.
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import stat
@@ -88,6 +89,9 @@ def format_for(output: Path) -> ReportFormat | None:
     return _SUFFIXES.get(output.suffix.lower())
 
 
+_PEEK = 65536  # bytes that show what a file is
+
+
 def open_report(
     run: RunRecord,
     report_format: ReportFormat,
@@ -96,6 +100,7 @@ def open_report(
     output: Path | None = None,
     order: Order | None = None,
     top: int | None = None,
+    replace: bool = False,
 ) -> Report:
     """Prepare a report, so that what would keep it from being written shows before the work, not after.
 
@@ -103,12 +108,13 @@ def open_report(
         run: What the rows are made with.
         report_format: How they are written.
         stdout: Where they are written without ``output``.
-        output: File to write; replaced at the end if it exists.
+        output: File to write at the end; one that an earlier run wrote is replaced.
         order: None for best first in a table and with ``top``, else as the photos came.
         top: Only this many best photos of each person; None for all.
+        replace: Whether a file that no run has written may be replaced.
 
     Raises:
-        OutputError: ``output`` cannot be written.
+        OutputError: ``output`` cannot be written, or is a file that somebody else has written.
         MissingDependencyError: The format needs a package that is not installed.
     """
     if report_format is ReportFormat.PARQUET:
@@ -118,7 +124,8 @@ def open_report(
     is_by_row = report_format in (ReportFormat.CSV, ReportFormat.JSONL)
     if output is None and is_by_row and order is Order.INPUT and top is None:
         return _StreamedReport(run, report_format, stdout)
-    return _CollectedReport(run, report_format, stdout, output, order, top)
+    checked = None if output is None else _checked_output(output, replace=replace)
+    return _CollectedReport(run, report_format, stdout, checked, order, top)
 
 
 class _StreamedReport:
@@ -170,7 +177,7 @@ class _CollectedReport:
         self.partial: Path | None = None
         self.set_aside: Path | None = None
         if output is not None:
-            self._output = _checked_output(output)
+            self._output = output
             self.partial = self._output.with_name(f"{self._output.name}.partial")
             self.set_aside = _set_aside(self.partial)
         self._rows = RowFile(self.partial, run)
@@ -223,20 +230,48 @@ def decimals_for(scale: RatingScale) -> int:
     return 1 if scale.span >= 50 else 2
 
 
-def _checked_output(output: Path) -> Path:
+def _checked_output(output: Path, *, replace: bool) -> Path:
     """Refuse what must not or cannot be replaced; follow links, so that they stay."""
     name = printable(str(output))
-    if output.suffix.lower() in IMAGE_SUFFIXES:
-        raise OutputError(
-            f"{name}: this is a name for a photo; give the results another one, such as scores.csv"
-        )
     with writing_to(name):
         resolved = output.resolve()
+        if {output.suffix.lower(), resolved.suffix.lower()} & IMAGE_SUFFIXES:
+            raise OutputError(
+                f"{name}: this is a name for a photo; give the results another one, such as scores.csv"
+            )
         if not resolved.parent.is_dir():
             raise OutputError(f"{name}: there is no folder {printable(str(resolved.parent))}; make it first")
         if resolved.exists() and not resolved.is_file():
             raise OutputError(f"{name}: is a folder or a device; name a file, or none to write to the screen")
+        if not replace and resolved.exists() and not _is_own(resolved):
+            raise OutputError(
+                f"{name}: is there already, and no earlier run of piaa score wrote it; name another file, or "
+                "write over it with --force"
+            )
     return resolved
+
+
+def _is_own(path: Path) -> bool:
+    """Tell whether a file is empty or a report in any format; ratings and all else are not ours."""
+    with path.open("rb") as file:
+        head = file.read(_PEEK)
+        file.seek(max(0, path.stat().st_size - _PEEK))
+        tail = file.read()
+    if not head or head.startswith(csv_line(list(FIELDS))):
+        return True
+    if head.startswith(b"PAR1"):
+        return all(name.encode() in tail for name in FIELDS)
+    first = head.partition(b"\n")[0]
+    words = first.split()
+    return words[:1] + words[-1:] == [b"rank", b"photo"] or _is_row(first)
+
+
+def _is_row(line: bytes) -> bool:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(row, dict) and list(row) == list(FIELDS)
 
 
 def _set_aside(partial: Path) -> Path | None:

@@ -10,7 +10,7 @@ import io
 import json
 import os
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, cast
 
@@ -155,7 +155,9 @@ class RowFile:
                 while written < len(line):
                     written += self._file.write(line[written:])
         except OutputError:
-            self._file.truncate(self._end)
+            # What fails here must not hide why the row could not be written.
+            with suppress(OSError):
+                self._file.truncate(self._end)
             raise
         self._end += len(line)
 
@@ -237,7 +239,7 @@ class _SelectedRows:
         for row, rank, percentile in zip(
             self._file.rows_at(self._offsets), self._ranks.tolist(), self._percentiles.tolist(), strict=True
         ):
-            has_score = row["error"] is None
+            has_score = not np.isnan(percentile)
             yield row | {"rank": rank if has_score else None, "percentile": percentile if has_score else None}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 from dataclasses import dataclass
 from itertools import islice
@@ -90,6 +91,8 @@ def path_from_field(field: str) -> str:
 def to_row(score: Score, bundle_id: str, bundle_revision: str) -> Row:
     """Make a row of one score; its texts hold nothing that UTF-8 cannot say.
 
+    A figure that is not finite is none: JSON has no way to write it, and it orders nothing.
+
     Args:
         score: What was scored, or why it could not be.
         bundle_id: Name of the bundle that scored it.
@@ -98,11 +101,11 @@ def to_row(score: Score, bundle_id: str, bundle_revision: str) -> Row:
     return {
         "path": path_field(score.image),
         "user": None if score.user is None else _clean(score.user),
-        "generic": score.generic,
-        "personal": score.personal,
-        "std": score.std,
+        "generic": _finite(score.generic),
+        "personal": _finite(score.personal),
+        "std": _finite(score.std),
         "stars": score.stars,
-        "percentile": score.percentile,
+        "percentile": _finite(score.percentile),
         "bundle_id": bundle_id,
         "bundle_revision": bundle_revision,
         "sdk_version": __version__,
@@ -111,8 +114,13 @@ def to_row(score: Score, bundle_id: str, bundle_revision: str) -> Row:
 
 
 def jsonl_line(record: Row) -> bytes:
-    """Encode one record as one line of JSON."""
-    return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    """Encode one record as one line of JSON.
+
+    Raises:
+        ValueError: A number is not finite.
+    """
+    text = json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode() + b"\n"
 
 
 def csv_line(values: list[Any]) -> bytes:
@@ -203,6 +211,10 @@ def _table_line(cells: list[str], widths: list[int], photo: str, style: TableSty
         return start + photo
     ellipsis = "..." if style.is_ascii else "…"
     return start + shorten(photo, max(_LEAST_PHOTO_COLUMNS, style.columns - display_width(start)), ellipsis)
+
+
+def _finite(figure: float | None) -> float | None:
+    return figure if figure is not None and math.isfinite(figure) else None
 
 
 def _clean(text: str) -> str:

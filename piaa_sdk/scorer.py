@@ -109,6 +109,11 @@ class Scorer:
         head = PersonalHead.from_tensors(engine.prior, profile.support.embeddings, profile.head)
         return cls(engine, _Person(profile.user, profile.scale, profile.support, head, profile))
 
+    def __repr__(self) -> str:
+        whose = f"user={self.user!r}" if self.user else "generic" if self._person is None else "personal"
+        revision = self.bundle.bundle_revision[:12]
+        return f"<Scorer {self.bundle.bundle_id} {revision}, {whose}, scale {self.scale}>"
+
     @property
     def device(self) -> str:
         """The device that pictures are embedded on."""

@@ -62,6 +62,7 @@ class ShotsResult:
         shots: M.
         users: People judged.
         left_out: People with too few ratings for M and a query set.
+        uncontrolled: Tasks without a control: nobody else of the group has rated enough other pictures.
         undefined: Tasks whose query ratings are all equal: no rank correlation, left out of the means.
         constant_support: Tasks whose support ratings are all equal: judged by the prior.
         figures: By the names ``prior``, ``personal``, ``shuffled``, and the differences ``personal-prior``
@@ -74,6 +75,7 @@ class ShotsResult:
     shots: int
     users: int
     left_out: int
+    uncontrolled: int
     undefined: int
     constant_support: int
     figures: dict[str, Figure]
@@ -94,6 +96,7 @@ class _Judged:
     correlations: FloatArray
     coverage: float
     errors: FloatArray
+    has_control: bool
 
 
 def evaluate(
@@ -123,12 +126,16 @@ def evaluate(
         RatingError: Nobody has enough ratings for some M.
     """
     people = [(images, scale.to_unit(ratings)) for _, images, ratings in table.by_user()]
+    longest = max(len(images) for images, _ in people)
+    if max(shots) + _SMALLEST_QUERY > longest:
+        raise RatingError(
+            f"nobody has rated {max(shots)} pictures and {_SMALLEST_QUERY} more to judge by; "
+            f"the most are {longest}"
+        )
     blocks = np.random.default_rng(seed).permutation(len(table.images)) % _BLOCKS
     results = []
     for place, count in enumerate(shots):
         users = [user for user, (images, _) in enumerate(people) if len(images) >= count + _SMALLEST_QUERY]
-        if not users:
-            raise RatingError(f"nobody has rated {count} pictures and {_SMALLEST_QUERY} more to judge by")
         tasks = []
         for repeat in range(repeats):
             row = []
@@ -171,7 +178,8 @@ def _judge(
     control = np.full(len(query), np.nan)
     if other is not None:
         chosen, given = _ratings_of_other(people[other], images[support], images[query], shots, rng)
-        control = _adapted(prior, embeddings, chosen, given, pictures)[0]
+        if len(chosen) == shots:  # with fewer the control would be weaker than what it controls for
+            control = _adapted(prior, embeddings, chosen, given, pictures)[0]
     errors = np.zeros(0) if std is None else np.abs(ratings[query] - personal) / std
     coverage = float(np.mean(errors <= _Z90)) if len(errors) else float("nan")
     masks = [np.ones(len(query), bool), *(blocks[images[query]] != block for block in range(_BLOCKS))]
@@ -181,7 +189,7 @@ def _judge(
             for scores in (generic, personal, control)
         ]
     )
-    return _Judged(correlations, coverage, errors)
+    return _Judged(correlations, coverage, errors, bool(np.isfinite(control).all()))
 
 
 def _adapted(
@@ -237,6 +245,7 @@ def _summarize(
         shots=shots,
         users=len(groups),
         left_out=left_out,
+        uncontrolled=sum(not task.has_control for row in tasks for task in row),
         undefined=int(np.isnan(by_name["prior"][:, :, 0]).sum()),
         constant_support=sum(not len(task.errors) for row in tasks for task in row),
         figures={name: _figure(part, groups, seed) for name, part in by_name.items()},
@@ -276,10 +285,15 @@ def check_unseen(bundle: ModelBundle, table: RatingTable) -> None:
     """Refuse people or pictures that a bundle was trained on.
 
     Raises:
-        RatingError: Some of them were; how many is said.
+        RatingError: Some of them were, how many is said; or the bundle does not say what it was trained on.
     """
     training = bundle.config.get("training")
     seen: Mapping[str, Any] = training if isinstance(training, dict) else {}
+    if not (seen.get("people") and seen.get("pictures")):
+        raise RatingError(
+            f"{bundle.bundle_id} does not say which people and pictures it was trained on; make it again "
+            "with this version, or, knowing that the figures may be too good, evaluate with --allow-seen"
+        )
     people = set(table.person_digests()) & set(seen.get("people", ()))
     pictures = set(table.picture_digests()) & set(seen.get("pictures", ()))
     if people or pictures:
@@ -317,7 +331,26 @@ def to_markdown(results: Sequence[ShotsResult]) -> str:
         low, high = result.coverage_quantiles[0], result.coverage_quantiles[-1]
         cells.append(f"{result.coverage:.1%} (users {low:.0%} to {high:.0%})")
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *_LEGEND, *filter(None, map(_remark, results))])
+
+
+_LEGEND = (
+    "SROCC, mean over users; after ± its standard deviation over repeats; [95 % bootstrap interval over",
+    "users, stratified by group, conditional on these pictures]; (standard error by a jackknife over ten",
+    "blocks of query pictures). Behind the share of ratings inside 90 % intervals, 5 to 95 % of users.",
+)
+
+
+def _remark(result: ShotsResult) -> str:
+    """Say what was left out of a row, if anything."""
+    counts = {
+        "users with too few ratings": result.left_out,
+        "tasks without a control": result.uncontrolled,
+        "tasks with equal query ratings, left out": result.undefined,
+        "tasks with equal support ratings, judged by the prior": result.constant_support,
+    }
+    parts = [f"{count} {what}" for what, count in counts.items() if count]
+    return f"M = {result.shots}: {', '.join(parts)}." if parts else ""
 
 
 def _cell(figure: Figure) -> str:

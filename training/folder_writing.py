@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from piaa_sdk.errors import OutputError
+from piaa_sdk.errors import OutputError, PiaaError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Fill a folder out of sight and move it into place at the end.
 
-    If the body raises, nothing of it is left and what stood at ``path`` is untouched.
+    If the body raises, nothing of it is left and what stood at ``path`` is untouched. Whatever stops the
+    program while the two folders change places, Ctrl-C included, one of them is at ``path`` afterwards.
 
     Args:
         path: Where the folder shall be.
@@ -28,7 +29,7 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         An empty folder beside ``path`` to fill.
 
     Raises:
-        OutputError: Something is at ``path`` and may not be replaced, or the disk refuses.
+        OutputError: Something is at ``path`` and may not be replaced, or the disk refuses, be it in the body.
     """
     if path.exists() and not replace:
         raise OutputError(f"{path} exists already; name another folder, or replace it with --force")
@@ -39,24 +40,45 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+    fresh, old = scratch / "new", scratch / "old"
     try:
-        fresh = scratch / "new"
         fresh.mkdir()
         yield fresh
-        _put_in_place(fresh, path, scratch / "old")
+        _put_in_place(fresh, path, old)
+    except PiaaError:
+        raise
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {_reason(error, scratch)}") from error
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        # What could not be put back is all there is of the old folder.
+        if path.exists() or not old.exists():
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _put_in_place(fresh: Path, path: Path, old: Path) -> None:
     try:
         if path.exists():
             path.rename(old)
-        try:
-            fresh.rename(path)
-        except OSError:
-            if old.exists():
-                old.rename(path)
-            raise
+        fresh.rename(path)
+    except BaseException as error:
+        # Ctrl-C may come between the two steps, when there is nothing at ``path``.
+        if old.exists() and not path.exists():
+            _put_back(old, path, error)
+        raise
+
+
+def _put_back(old: Path, path: Path, cause: BaseException) -> None:
+    try:
+        old.rename(path)
     except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise OutputError(
+            f"{path} was moved away and cannot be put back: {error.strerror or error}; it is in {old}"
+        ) from cause
+
+
+def _reason(error: OSError, scratch: Path) -> str:
+    """Say what the system said, and of which file if it is not one of ours."""
+    reason = str(error.strerror or error)
+    named = error.filename
+    is_other = isinstance(named, str) and not Path(named).is_relative_to(scratch)
+    return f"{named}: {reason}" if is_other else reason

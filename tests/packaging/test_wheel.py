@@ -25,6 +25,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import piaa_sdk
+from piaa_sdk.errors import install_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -202,5 +203,5 @@ def test_missing_extra_is_one_line_with_the_command(installed: Installed) -> Non
     for arguments, extra in ((parquet, "parquet"), (["demo"], "demo")):
         completed = installed.run(installed.piaa, *arguments)
         assert completed.returncode == 1
-        assert f'pip install "piaa-sdk[{extra}]"' in completed.stderr
+        assert install_command(extra) in completed.stderr
         assert "Traceback" not in completed.stderr

@@ -362,7 +362,7 @@ def test_a_profile_for_another_model_says_how_to_learn_it_again(
     (other / "README.md").write_text("another revision")
     write_config(other, json.loads((other / "config.json").read_text()))
     refused = run("score", photos[11], "--user", "mira", "--model", other, code=1)
-    assert "piaa users refit 'mira'" in refused.stderr
+    assert f"piaa users refit mira --model {other}" in refused.stderr
     for photo in photos[: len(RATINGS)]:
         photo.unlink()
     run("users", "refit", "mira", "--model", other)

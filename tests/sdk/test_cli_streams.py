@@ -82,7 +82,7 @@ def test_ctrl_c_leaves_whole_rows_and_no_broken_file(tmp_path: Path) -> None:
     output.write_text("older scores")
     partial = tmp_path / "scores.csv.partial"
     with subprocess.Popen(
-        command("score", folder, "--output", output, "--workers", "1", "--no-cache"),
+        command("score", folder, "--output", output, "--force", "--workers", "1", "--no-cache"),
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -45,7 +45,7 @@ def test_without_the_photographs_it_says_what_to_install(
     package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingDependencyError, match=r'pip install "piaa-sdk\[demo\]"'):
+    with pytest.raises(MissingDependencyError, match="pip install scikit-image scikit-learn"):
         next(show())
     result = CliRunner().invoke(app, ["demo"])
     assert result.exit_code == 1

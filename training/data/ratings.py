@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from piaa_sdk.errors import RatingError
+from piaa_sdk.errors import ImageError, RatingError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -125,8 +125,12 @@ class RatingTable:
         return tuple(person_digest(user) for user in self.users)
 
     def picture_digests(self) -> tuple[str, ...]:
-        """Return :func:`picture_digest` of each image, (N,); reads every file."""
-        return tuple(picture_digest(path.read_bytes()) for path in self.paths())
+        """Return :func:`digest_of_file` of each image, (N,); reads every file.
+
+        Raises:
+            ImageError: One cannot be read.
+        """
+        return tuple(map(digest_of_file, self.paths()))
 
 
 def person_digest(user: str) -> str:
@@ -142,6 +146,18 @@ def person_digest(user: str) -> str:
 def picture_digest(data: bytes) -> str:
     """Return what stands for a picture in a bundle: hex SHA-256 of its file's bytes, whatever its name."""
     return hashlib.sha256(data).hexdigest()
+
+
+def digest_of_file(path: Path) -> str:
+    """Return :func:`picture_digest` of what a file holds.
+
+    Raises:
+        ImageError: It cannot be read.
+    """
+    try:
+        return picture_digest(path.read_bytes())
+    except OSError as error:
+        raise ImageError(str(path), f"cannot be read: {error.strerror or error}") from error
 
 
 def read_rating_table(
