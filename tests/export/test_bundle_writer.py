@@ -62,6 +62,9 @@ def test_config_tells_who_and_what_was_trained_on(bundle_folder: Path) -> None:
 
 def test_metrics_tell_what_was_measured_on_what(bundle_folder: Path) -> None:
     metrics = json.loads((bundle_folder / "metrics.json").read_text())
+    parity = metrics.pop("parity")
+    assert parity["pictures"] == 7
+    assert 0 <= parity["embedding"] < 1e-4
     assert metrics == {"format_version": 1, "measured": FACTS.measured, "records": [RECORD]}
 
 
