@@ -211,7 +211,8 @@ def _score_into(
             raise typer.Exit(1)
         report.finish()
     except KeyboardInterrupt:
-        kept = f"; their rows are kept in {printable(str(report.partial))}" if report.partial else ""
+        has_rows = report.partial is not None and scored + failed > 0
+        kept = f"; their rows are kept in {printable(str(report.partial))}" if has_rows else ""
         console.say(f"stopped after {count_of(scored + failed, 'photo')}{kept}")
         raise typer.Exit(_STOPPED) from None
     whose = f"for {printable(scorer.user)}" if scorer.user is not None else "the way most people would"
@@ -247,7 +248,7 @@ def personalize(
     """
     if add and replace:
         raise typer.BadParameter("add to the stored ratings or replace them, not both", param_hint="--add")
-    from piaa_sdk.explanations import describe_adaptation
+    from piaa_sdk.explanations import describe_adaptation, describe_addition
     from piaa_sdk.images import printable
     from piaa_sdk.profiles import ProfileStore
     from piaa_sdk.ratings import RatingTable, read_ratings, summarize
@@ -265,9 +266,12 @@ def personalize(
             for _ in console.track(scorer.iter_scores([row.image for row in rows]), len(rows)):
                 pass
         mine = RatingTable({None: rows})
+        before = ProfileStore().load(name) if add else None
         personal = scorer.personalize(mine, user=name, scale=scale, add=add, replace=replace)
         origin = "as stated" if scale else "as before" if add else "recognized; state another with --scale"
         tell(f"scale {personal.scale} ({origin})")
+        if before is not None and personal.profile is not None:
+            tell(describe_addition(before, personal.profile))
         if personal.adaptation is not None:
             tell(*describe_adaptation(personal.adaptation))
         tell(f"Stored in {printable(str(ProfileStore().folder))}. To score with it:")

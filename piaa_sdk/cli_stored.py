@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,10 +98,11 @@ def export_user(name: Person, output: ProfileOutput = Path(), force: Force = Fal
 
     The file holds the ratings and the names of the photos, not the photos and not their folders.
     """
+    from piaa_sdk.images import printable
     from piaa_sdk.profiles import ProfileStore
 
     path = ProfileStore().export_file(name, output, replace=force)
-    _say(f"wrote {path}; on the other computer: piaa users import {path.name}")
+    _say(f"wrote {printable(str(path))}; on the other computer: piaa users import {shlex.quote(path.name)}")
 
 
 @users.command("import", epilog="Example: piaa users import mira.piaa")

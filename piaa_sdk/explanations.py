@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from piaa_sdk.images import printable
 from piaa_sdk.results import Verdict
 
 if TYPE_CHECKING:
+    from piaa_sdk.profiles import UserProfile
     from piaa_sdk.results import Adaptation
+
+_NAMED = 5  # changed ratings that are named
 
 _VERDICTS = {
     Verdict.LEARNED: "It has learned something of this taste that the generic score does not know.",
@@ -48,3 +52,19 @@ def describe_adaptation(adaptation: Adaptation) -> list[str]:
             difference += f" (90 % interval {100 * low:+.0f} to {100 * high:+.0f})"
         lines.append(difference)
     return [*lines, _VERDICTS[adaptation.verdict]]
+
+
+def describe_addition(before: UserProfile, after: UserProfile) -> str:
+    """Say what adding ratings did to those that were stored; a changed rating is named with both values."""
+    old = dict(zip(before.support.images, before.ratings.tolist(), strict=True))
+    new = dict(zip(after.support.images, after.ratings.tolist(), strict=True))
+    changed = [
+        f"{printable(name)} {old[name]:g} -> {new[name]:g}"
+        for name in new
+        if name in old and old[name] != new[name]
+    ]
+    named = f" ({'; '.join(changed[:_NAMED])}{'; ...' if len(changed) > _NAMED else ''})" if changed else ""
+    return (
+        f"{len(after.support)} rated photos in all: {len(after.support) - len(before.support)} added, "
+        f"{len(changed)} changed{named}"
+    )

@@ -40,7 +40,7 @@ from piaa_sdk.errors import (
 )
 from piaa_sdk.files import PARTIAL_SUFFIX, read_regular_file, write_atomically
 from piaa_sdk.folders import data_folder
-from piaa_sdk.images import printable
+from piaa_sdk.images import printable, refuse_photo_name
 from piaa_sdk.user_profile import (
     HEADER_NAME,
     MAX_HEADER_BYTES,
@@ -204,8 +204,12 @@ class ProfileStore:
         data = zip_members(*encode(dataclasses.replace(profile, support=support)))
         try:
             target = target / portable_name(user) if target.is_dir() else target
+            refuse_photo_name(target)
             if target.exists() and not replace:
-                raise OutputError(f"{printable(str(target))}: is there already; choose another name")
+                raise OutputError(
+                    f"{printable(str(target))}: is there already; choose another name, "
+                    "or write over it with --force"
+                )
             write_atomically(target, data)
         except (OSError, ValueError) as error:
             if isinstance(error, OutputError):

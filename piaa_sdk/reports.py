@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol, TextIO
 
 from piaa_sdk.choices import Order, ReportFormat
 from piaa_sdk.errors import OutputError
-from piaa_sdk.images import IMAGE_SUFFIXES, printable
+from piaa_sdk.images import printable, refuse_photo_name
 from piaa_sdk.row_file import RowFile, RunRecord, writing_to
 from piaa_sdk.row_formats import (
     FIELDS,
@@ -234,11 +234,8 @@ def _checked_output(output: Path, *, replace: bool) -> Path:
     """Refuse what must not or cannot be replaced; follow links, so that they stay."""
     name = printable(str(output))
     with writing_to(name):
+        refuse_photo_name(output)
         resolved = output.resolve()
-        if {output.suffix.lower(), resolved.suffix.lower()} & IMAGE_SUFFIXES:
-            raise OutputError(
-                f"{name}: this is a name for a photo; give the results another one, such as scores.csv"
-            )
         if not resolved.parent.is_dir():
             raise OutputError(f"{name}: there is no folder {printable(str(resolved.parent))}; make it first")
         if resolved.exists() and not resolved.is_file():

@@ -3,7 +3,7 @@
 One bad picture is one ImageError, whatever is wrong with it; nothing of a library's own escapes.
 """
 
-from piaa_sdk.images.files import find_images, read_bytes
+from piaa_sdk.images.files import find_images, read_bytes, refuse_photo_name
 from piaa_sdk.images.formats import IMAGE_SUFFIXES, PHOTO_SUFFIXES, supported_formats
 from piaa_sdk.images.loading import decode, load_image
 from piaa_sdk.images.names import display_name, printable
@@ -17,5 +17,6 @@ __all__ = [
     "load_image",
     "printable",
     "read_bytes",
+    "refuse_photo_name",
     "supported_formats",
 ]

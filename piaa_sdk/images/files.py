@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from piaa_sdk.errors import ImageError
+from piaa_sdk.errors import ImageError, OutputError
 from piaa_sdk.images.formats import HEADER_BYTES, IMAGE_SUFFIXES, UNKNOWN_FORMAT, recognize
 from piaa_sdk.images.limits import MAX_FILE_BYTES
 from piaa_sdk.images.names import printable
@@ -63,6 +63,18 @@ def find_images(paths: Iterable[PathInput], *, recursive: bool = True) -> Iterat
             yield from _walk(Path(name), recursive)
         else:
             yield Path(name)
+
+
+def refuse_photo_name(path: Path) -> None:
+    """Refuse to write to what is called like a photo, itself or where a link leads.
+
+    Raises:
+        OutputError: It is.
+    """
+    if {path.suffix.lower(), path.resolve().suffix.lower()} & IMAGE_SUFFIXES:
+        raise OutputError(
+            f"{printable(str(path))}: this is a name for a photo; give the file another one, as in scores.csv"
+        )
 
 
 def read_bytes(path: PathInput) -> bytes:

@@ -422,3 +422,11 @@ def every_command() -> list[tuple[str, ...]]:
 def test_every_command_explains_itself_with_an_example(command: tuple[str, ...]) -> None:
     text = run(*command, "--help").stdout
     assert "Example: piaa " + " ".join(command) in " ".join(text.split())
+
+
+def test_adding_ratings_says_what_changed(photos: list[Path], ratings: Path, tmp_path: Path) -> None:
+    run("personalize", ratings, "--user", "mira")
+    more = tmp_path / "more.csv"
+    more.write_text(f"image,rating\n{photos[0]},{6 - RATINGS[0]:g}\n{photos[-1]},3\n")
+    told = run("personalize", more, "--user", "mira", "--add").stdout
+    assert f"{len(RATINGS) + 1} rated photos in all: 1 added, 1 changed ({photos[0]} " in told

@@ -1067,3 +1067,14 @@ def test_a_profile_of_format_1_loads_forever(tmp_path: Path) -> None:
         np.testing.assert_array_equal(profile.support.embeddings, [[0.5, -1, 2], [0, 0.25, 8], [1, 1, 1]])
     assert stored.support.images == ("/photos/a.jpg", "/photos/é\udce9.jpg", "/photos/sub/c.jpg")
     assert portable.support.images == ("a.jpg", "é\udce9.jpg", "c.jpg")
+
+
+def test_an_export_never_takes_the_place_of_a_photo(store: ProfileStore, tmp_path: Path) -> None:
+    """Also when asked to write over what is there, and through a link."""
+    store.save(make_profile())
+    (tmp_path / "photo.jpg").write_bytes(b"precious")
+    (tmp_path / "link.piaa").symlink_to(tmp_path / "photo.jpg")
+    for name in ("photo.jpg", "link.piaa"):
+        with pytest.raises(OutputError, match="name for a photo"):
+            store.export_file("alice", tmp_path / name, replace=True)
+    assert (tmp_path / "photo.jpg").read_bytes() == b"precious"

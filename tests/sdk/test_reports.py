@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import tracemalloc
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -382,22 +383,26 @@ def test_an_impossible_output_is_refused_before_the_work(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.fixture
+@contextmanager
 def small_disk() -> Iterator[None]:
-    """Let no file grow beyond 4 KB, which fails the way a full disk does."""
+    """Let no file grow beyond 4 KB, which fails the way a full disk does.
+
+    Not a fixture: what pytest itself writes to a file at the end of the test would fail as well.
+    """
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.usefixtures("small_disk")
 def test_a_full_disk_keeps_whole_rows_and_names_the_file(tmp_path: Path) -> None:
     output = tmp_path / "scores.csv"
     refused = None
     written = 0
-    with open_report(RUN, ReportFormat.CSV, stdout=Screen(), output=output) as report:
+    with open_report(RUN, ReportFormat.CSV, stdout=Screen(), output=output) as report, small_disk():
         while refused is None and written < 100:
             try:
                 report.add(SCORES[0])
@@ -412,16 +417,13 @@ def test_a_full_disk_keeps_whole_rows_and_names_the_file(tmp_path: Path) -> None
     assert [json.loads(line)["path"] for line in lines[1:]] == ["b.jpg"] * written
 
 
-def test_a_full_disk_at_the_end_keeps_the_old_file_and_the_rows(
-    tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_a_full_disk_at_the_end_keeps_the_old_file_and_the_rows(tmp_path: Path) -> None:
     output = tmp_path / "scores.csv"
     output.write_text("old")
     with open_report(RUN, ReportFormat.CSV, stdout=Screen(), output=output, replace=True) as report:
         for _ in range(40):
             report.add(SCORES[0])
-        request.getfixturevalue("small_disk")
-        with pytest.raises(OutputError, match=r"rows are kept in .*scores\.csv\.partial"):
+        with small_disk(), pytest.raises(OutputError, match=r"rows are kept in .*scores\.csv\.partial"):
             report.finish()
     assert output.read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scores.csv", "scores.csv.partial"]
