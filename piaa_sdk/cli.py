@@ -39,7 +39,7 @@ from piaa_sdk.cli_options import (
     Users,
     Workers,
 )
-from piaa_sdk.errors import PiaaError
+from piaa_sdk.errors import PiaaError, ProfileNotFoundError
 from piaa_sdk.terminal import Console, count_of, silence, tell
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from piaa_sdk.errors import ImageError
+    from piaa_sdk.profiles import UserProfile
     from piaa_sdk.ratings import Rating, RatingTable
     from piaa_sdk.reports import Report
     from piaa_sdk.scorer import Scorer
@@ -257,7 +258,7 @@ def personalize(
     people = _people_in(read_ratings(ratings, photos=photos), user)
     scorer = Scorer.from_pretrained(model, device=device, cache=not no_cache, workers=workers)
     if len(people) > 1:
-        _rehearse(scorer, people, scale, add=add)
+        _rehearse(scorer, people, scale, add=add, replace=replace)
     console: Console = context.obj
     for name, rows in people.items():
         tell(f"{printable(name)}: {summarize(rows)}")
@@ -266,12 +267,12 @@ def personalize(
             for _ in console.track(scorer.iter_scores([row.image for row in rows]), len(rows)):
                 pass
         mine = RatingTable({None: rows})
-        before = ProfileStore().load(name) if add else None
+        before = None if replace else _stored(name)
         personal = scorer.personalize(mine, user=name, scale=scale, add=add, replace=replace)
-        origin = "as stated" if scale else "as before" if add else "recognized; state another with --scale"
+        origin = "as stated" if scale else "as before" if before else "recognized; state another with --scale"
         tell(f"scale {personal.scale} ({origin})")
-        if before is not None and personal.profile is not None:
-            tell(describe_addition(before, personal.profile))
+        if add and before is not None and personal.profile is not None:
+            tell(describe_addition(before, personal.profile, len(rows)))
         if personal.adaptation is not None:
             tell(*describe_adaptation(personal.adaptation))
         tell(f"Stored in {printable(str(ProfileStore().folder))}. To score with it:")
@@ -289,19 +290,55 @@ def _people_in(table: RatingTable, user: str | None) -> dict[str, tuple[Rating, 
     return dict(sorted(people.items(), key=lambda one: one[0] not in stored))
 
 
+def _stored(name: str) -> UserProfile | None:
+    from piaa_sdk.profiles import ProfileStore
+
+    try:
+        return ProfileStore().load(name)
+    except ProfileNotFoundError:
+        return None
+
+
 def _rehearse(
-    scorer: Scorer, people: dict[str, tuple[Rating, ...]], scale: tuple[float, float] | None, *, add: bool
+    scorer: Scorer,
+    people: dict[str, tuple[Rating, ...]],
+    scale: tuple[float, float] | None,
+    *,
+    add: bool,
+    replace: bool,
 ) -> None:
     """Learn without storing: what is wrong with one person's ratings shows before another's are stored."""
-    from piaa_sdk.profiles import ProfileStore
-    from piaa_sdk.ratings import RatingTable, choose_scale
+    from piaa_sdk.profiles import ProfileStore, check_same_ratings, check_scale
+    from piaa_sdk.rating_scale import RatingScale
+    from piaa_sdk.ratings import RatingTable
 
+    stated = None if scale is None else RatingScale(*scale)
     for name, rows in people.items():
-        if add:  # one new rating is enough, but none can be learned from alone
-            choose_scale(rows, ProfileStore().load(name).scale)
-            scorer.embed([row.image for row in rows])
-        else:
-            scorer.personalize(RatingTable({None: rows}), scale=scale)
+        before = ProfileStore().load(name) if add else None if replace else _stored(name)
+        if before is not None:
+            check_scale(before, stated)
+        if add and before is not None:
+            _rehearse_addition(scorer, before, rows)
+            continue
+        if before is not None:
+            check_same_ratings(before, [row.name for row in rows], [row.rating for row in rows])
+        scorer.personalize(RatingTable({None: rows}), scale=before.scale if before else scale)
+
+
+def _rehearse_addition(scorer: Scorer, before: UserProfile, rows: tuple[Rating, ...]) -> None:
+    """Do as if ratings were added, whose number may be one: nothing can be learned from them alone."""
+    import numpy as np
+
+    from piaa_sdk.profiles import check_model, merge_ratings
+    from piaa_sdk.ratings import choose_scale
+    from piaa_sdk.results import SupportSet
+    from piaa_sdk.scorer import KIND
+
+    choose_scale(rows, before.scale)
+    check_model(before, scorer.bundle, kind=KIND, only_embeddings=True)
+    names, values = [row.name for row in rows], np.array([row.rating for row in rows], dtype=np.float64)
+    merged = merge_ratings(before, names, values, scorer.embed([row.image for row in rows]))
+    SupportSet(merged.embeddings, before.scale.to_unit(merged.ratings), merged.images)  # may be all equal now
 
 
 @app.command(epilog="Example: piaa doctor")

@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from piaa_sdk.bundle import ModelBundle
     from piaa_sdk.profiles import UserProfile
 
-CARD_NAME = "README.md"
-"""What the model card of a bundle is called."""
-
 users = typer.Typer(no_args_is_help=True, help="See, share and delete what was learned about people.")
 model = typer.Typer(no_args_is_help=True, help="See which model scores the photos.")
 cache = typer.Typer(no_args_is_help=True, help="See or clear what piaa remembers of photos it has seen.")
@@ -102,7 +99,8 @@ def export_user(name: Person, output: ProfileOutput = Path(), force: Force = Fal
     from piaa_sdk.profiles import ProfileStore
 
     path = ProfileStore().export_file(name, output, replace=force)
-    _say(f"wrote {printable(str(path))}; on the other computer: piaa users import {shlex.quote(path.name)}")
+    file = shlex.quote(printable(path.name))
+    _say(f"wrote {printable(str(path))}; on the other computer: piaa users import {file}")
 
 
 @users.command("import", epilog="Example: piaa users import mira.piaa")
@@ -157,22 +155,28 @@ def download_model(folder: ModelFolder = None) -> None:
     """Make sure that a model is on this computer. The one that comes with piaa always is."""
     from piaa_sdk.bundle import ModelBundle
     from piaa_sdk.hub import resolve_folder
+    from piaa_sdk.images import printable
 
     try:
         bundle = ModelBundle.load(resolve_folder(folder))
     except ModelNotFoundError as error:
         raise ModelNotFoundError(f"{error}. This version of piaa downloads no models") from error
-    _say(f"{bundle.bundle_id} {bundle.bundle_revision[:12]} is here, nothing to download: {bundle.folder}")
+    folder_shown = printable(str(bundle.folder))
+    _say(f"{bundle.bundle_id} {bundle.bundle_revision[:12]} is here, nothing to download: {folder_shown}")
 
 
 @cache.command("show", epilog="Example: piaa cache show")
 def show_cache() -> None:
     """Show how much piaa remembers of the photos it has seen, so that it need not open them again."""
     from piaa_sdk.embedding_cache import default_path, summarize
+    from piaa_sdk.images import printable
 
     path = default_path()
     summary = summarize(path)
-    rows = [("file", str(path)), ("size", f"{size(summary.bytes)} of at most {size(summary.limit)}")]
+    rows = [
+        ("file", printable(str(path))),
+        ("size", f"{size(summary.bytes)} of at most {size(summary.limit)}"),
+    ]
     if summary.problem is not None:
         rows.append(("problem", f"{summary.problem}; piaa cache clear removes it"))
     rows += [(f"model {name[:12]}", count_of(count, "photo")) for name, count in summary.embeddings.items()]
@@ -196,18 +200,21 @@ def _facts_of_profile(profile: UserProfile, backups: Sequence[Path]) -> Iterator
     yield "learned", profile.created_at
     yield "model", f"{profile.bundle_id} {profile.bundle_revision[:12]}"
     if backups:
-        yield "backups", "; ".join(str(path) for path in backups)
+        yield "backups", "; ".join(printable(str(path)) for path in backups)
 
 
 def _facts_of_model(bundle: ModelBundle) -> Iterator[tuple[str, str]]:
+    from piaa_sdk.bundle import CARD_NAME
+    from piaa_sdk.images import printable
+
     yield "model", bundle.bundle_id
     yield "revision", bundle.bundle_revision
     yield "embedding", f"{bundle.embedding_dim} numbers, {bundle.embedding_id}"
     yield "scale", str(bundle.rating_scale)
     yield "licence", bundle.license
-    yield "folder", str(bundle.folder)
+    yield "folder", printable(str(bundle.folder))
     if CARD_NAME in bundle.checksums:
-        yield "about it", str(bundle.folder / CARD_NAME)
+        yield "about it", printable(str(bundle.folder / CARD_NAME))
     for name, checksum in sorted(bundle.checksums.items()):
         yield name, f"{size((bundle.folder / name).stat().st_size)}, sha256 {checksum[:12]}"
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from piaa_sdk.images import printable
+from piaa_sdk.profiles import merge_ratings
 from piaa_sdk.results import Verdict
+from piaa_sdk.terminal import count_of
 
 if TYPE_CHECKING:
     from piaa_sdk.profiles import UserProfile
@@ -54,17 +56,29 @@ def describe_adaptation(adaptation: Adaptation) -> list[str]:
     return [*lines, _VERDICTS[adaptation.verdict]]
 
 
-def describe_addition(before: UserProfile, after: UserProfile) -> str:
-    """Say what adding ratings did to those that were stored; a changed rating is named with both values."""
+def describe_addition(before: UserProfile, after: UserProfile, given: int) -> str:
+    """Say what adding ratings did to those that were stored.
+
+    A photo that was moved since it was rated is still the same photo. A changed rating is named with both
+    values.
+
+    Args:
+        before: What was stored.
+        after: What is stored now.
+        given: How many ratings were to be added.
+    """
+    support = after.support
+    merged = merge_ratings(before, support.images, after.ratings, support.embeddings)
     old = dict(zip(before.support.images, before.ratings.tolist(), strict=True))
-    new = dict(zip(after.support.images, after.ratings.tolist(), strict=True))
+    new = dict(zip(support.images, after.ratings.tolist(), strict=True))
     changed = [
-        f"{printable(name)} {old[name]:g} -> {new[name]:g}"
-        for name in new
-        if name in old and old[name] != new[name]
+        f"{printable(name)} {f'{old[name]:g} ' if name in old else ''}-> {new[name]:g}"
+        for name in merged.changed[:_NAMED]
     ]
-    named = f" ({'; '.join(changed[:_NAMED])}{'; ...' if len(changed) > _NAMED else ''})" if changed else ""
+    more = "; ..." if len(merged.changed) > _NAMED else ""
+    named = f" ({'; '.join(changed)}{more})" if changed else ""
+    repeated = given - merged.added - len(merged.changed)
     return (
-        f"{len(after.support)} rated photos in all: {len(after.support) - len(before.support)} added, "
-        f"{len(changed)} changed{named}"
+        f"{count_of(len(support), 'rated photo')} in all: {merged.added} added, "
+        f"{len(merged.changed)} changed{named}, {repeated} repeated"
     )

@@ -22,6 +22,7 @@ import hashlib
 import os
 import re
 import secrets
+import shlex
 import shutil
 import time
 import unicodedata
@@ -30,13 +31,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from piaa_sdk.bundle import EMBEDDED_FOLDER
 from piaa_sdk.errors import (
     OutputError,
+    PiaaError,
     PiaaWarning,
     ProfileError,
     ProfileExistsError,
     ProfileFormatError,
+    ProfileMismatchError,
     ProfileNotFoundError,
+    RatingError,
 )
 from piaa_sdk.files import PARTIAL_SUFFIX, read_regular_file, write_atomically
 from piaa_sdk.folders import data_folder
@@ -59,11 +64,23 @@ from piaa_sdk.user_profile import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from piaa_sdk.array_types import PathInput
+    from piaa_sdk.array_types import FloatArray, PathInput
+    from piaa_sdk.bundle import ModelBundle
+    from piaa_sdk.rating_scale import RatingScale
 
-__all__ = ["MergedRatings", "ProfileStore", "UserProfile", "clean_name", "merge_ratings", "portable_name"]
+__all__ = [
+    "MergedRatings",
+    "ProfileStore",
+    "UserProfile",
+    "check_model",
+    "check_same_ratings",
+    "check_scale",
+    "clean_name",
+    "merge_ratings",
+    "portable_name",
+]
 
 PORTABLE_SUFFIX = ".piaa"
 
@@ -78,6 +95,73 @@ _MAX_LISTED = 10
 _WINDOWS_DEVICES = frozenset(
     {"con", "prn", "aux", "nul"} | {f"{p}{n}" for p in ("com", "lpt") for n in range(10)}
 )
+
+
+def check_model(
+    profile: UserProfile, bundle: ModelBundle, *, kind: str, only_embeddings: bool = False
+) -> None:
+    """Check that a model can go on with what another run has learned.
+
+    Args:
+        profile: What was learned.
+        bundle: The model.
+        kind: How the heads of this version are learned.
+        only_embeddings: Whether the head will be learned again, so that the same embeddings are enough.
+
+    Raises:
+        ProfileMismatchError: It cannot; the message says what to do.
+    """
+    name = printable(profile.user)
+    if profile.kind != kind:
+        raise ProfileMismatchError(
+            f"the profile of {name!r} is of the kind {profile.kind!r}, this version reads {kind!r}; "
+            "update piaa-sdk"
+        )
+    is_other = profile.embedding_id != bundle.embedding_id
+    model = "" if bundle.folder == EMBEDDED_FOLDER else f" --model {shlex.quote(str(bundle.folder))}"
+    if is_other or not (only_embeddings or profile.bundle_revision == bundle.bundle_revision):
+        raise ProfileMismatchError(
+            f"the profile of {name!r} was made for {profile.bundle_id} {profile.bundle_revision[:12]}, "
+            f"this is {bundle.bundle_id} {bundle.bundle_revision[:12]}; learn it again from the stored "
+            f"ratings with: piaa users refit {shlex.quote(profile.user)}{model}"
+        )
+
+
+def check_scale(profile: UserProfile, scale: RatingScale | None) -> None:
+    """Check that a stated scale is the one that a profile's ratings are stored on.
+
+    Args:
+        profile: Whose ratings stay.
+        scale: What was stated; None if nothing was.
+
+    Raises:
+        RatingError: It is another one.
+    """
+    if scale is not None and scale != profile.scale:
+        raise RatingError(
+            f"the ratings of {printable(profile.user)!r} are stored on the scale {profile.scale}; "
+            "leave the scale out, or replace them (--replace)"
+        )
+
+
+def check_same_ratings(
+    profile: UserProfile, images: Sequence[str], ratings: Sequence[float] | FloatArray
+) -> None:
+    """Check that ratings are exactly those of a profile, which may then be learned again.
+
+    Args:
+        profile: What is stored.
+        images: K names.
+        ratings: (K,), rating units.
+
+    Raises:
+        ProfileExistsError: They are others, and would take the place of what is stored.
+    """
+    if len(images) != len(profile.support) or not profile.holds(images, ratings):
+        raise ProfileExistsError(
+            f"{len(profile.support)} other ratings of {printable(profile.user)!r} are stored; "
+            "add these to them (--add) or put these in their place (--replace)"
+        )
 
 
 def portable_name(user: str) -> str:
@@ -195,7 +279,7 @@ class ProfileStore:
         Raises:
             ProfileNotFoundError: Nobody of that name is stored.
             ProfileFormatError: The stored profile is damaged.
-            OutputError: The file is there already or cannot be written.
+            OutputError: The file is there already, its name is one for a photo, or it cannot be written.
         """
         profile = self.load(user)
         target = Path(path)
@@ -272,22 +356,28 @@ class ProfileStore:
         """Be the one process that writes; what the operating system refuses becomes an OutputError."""
         import filelock
 
+        shown = printable(str(self.folder))
+        refused = f"the profile of {user!r} could not be changed in {shown}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with filelock.FileLock(self.folder / _LOCK, timeout=_LOCK_SECONDS):
+            lock = filelock.FileLock(self.folder / _LOCK, timeout=_LOCK_SECONDS).acquire()
+        except filelock.Timeout as error:
+            raise OutputError(
+                f"{shown}: another process has been writing profiles for {_LOCK_SECONDS:g} seconds; "
+                "try again when it is done"
+            ) from error
+        # A RuntimeError says that the file system knows no locks; later on it would be a fault of ours.
+        except (OSError, RuntimeError) as error:
+            raise OutputError(f"{refused}: {getattr(error, 'strerror', None) or error}") from error
+        with lock:
+            try:
                 for leftover in self.folder.glob(f"{_DELETED_PREFIX}*"):
                     shutil.rmtree(leftover, ignore_errors=True)
                 yield
-        except filelock.Timeout as error:
-            raise OutputError(
-                f"{printable(str(self.folder))}: another process has been writing profiles for "
-                f"{_LOCK_SECONDS:g} seconds; try again when it is done"
-            ) from error
-        except (OSError, RuntimeError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise OutputError(
-                f"the profile of {user!r} could not be changed in {printable(str(self.folder))}: {reason}"
-            ) from error
+            except PiaaError:
+                raise
+            except OSError as error:
+                raise OutputError(f"{refused}: {error.strerror or error}") from error
 
     def _folder_of(self, user: str) -> Path:
         return self.folder / _folder_name(user)

@@ -13,6 +13,7 @@ import os
 import secrets
 import stat
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol, TextIO
 
 from piaa_sdk.choices import Order, ReportFormat
@@ -35,7 +36,6 @@ from piaa_sdk.terminal import can_show, columns_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
     from types import TracebackType
     from typing import Self
 
@@ -235,7 +235,9 @@ def _checked_output(output: Path, *, replace: bool) -> Path:
     name = printable(str(output))
     with writing_to(name):
         refuse_photo_name(output)
-        resolved = output.resolve()
+        resolved = Path(os.path.realpath(output))  # Path.resolve() may raise a RuntimeError
+        if resolved.is_symlink():
+            raise OutputError(f"{name}: is a link that leads in a circle; remove it or name another file")
         if not resolved.parent.is_dir():
             raise OutputError(f"{name}: there is no folder {printable(str(resolved.parent))}; make it first")
         if resolved.exists() and not resolved.is_file():

@@ -71,7 +71,7 @@ def refuse_photo_name(path: Path) -> None:
     Raises:
         OutputError: It is.
     """
-    if {path.suffix.lower(), path.resolve().suffix.lower()} & IMAGE_SUFFIXES:
+    if {path.suffix.lower(), Path(os.path.realpath(path)).suffix.lower()} & IMAGE_SUFFIXES:
         raise OutputError(
             f"{printable(str(path))}: this is a name for a photo; give the file another one, as in scores.csv"
         )

@@ -6,18 +6,26 @@ import csv
 import io
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import piaa_sdk
 from piaa_sdk import Scorer
 from piaa_sdk.bundle import EMBEDDED_FOLDER, write_config
-from piaa_sdk.cli import app
+from piaa_sdk.choices import ReportFormat
+from piaa_sdk.cli import _score_into, app
+from piaa_sdk.reports import open_report
+from piaa_sdk.row_file import RunRecord
+from piaa_sdk.terminal import Console
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from typer.testing import Result
 
 RATINGS = (1, 5, 2, 4, 3, 5, 1, 2)
@@ -429,4 +437,93 @@ def test_adding_ratings_says_what_changed(photos: list[Path], ratings: Path, tmp
     more = tmp_path / "more.csv"
     more.write_text(f"image,rating\n{photos[0]},{6 - RATINGS[0]:g}\n{photos[-1]},3\n")
     told = run("personalize", more, "--user", "mira", "--add").stdout
-    assert f"{len(RATINGS) + 1} rated photos in all: 1 added, 1 changed ({photos[0]} " in told
+    assert f"9 rated photos in all: 1 added, 1 changed ({photos[0]} 1 -> 5), 0 repeated\n" in told
+    moved = photos[0].rename(tmp_path / "moved.png")
+    more.write_text(f"image,rating\n{moved},2\n{photos[-1]},3\n")
+    told = run("personalize", more, "--user", "mira", "--add").stdout
+    assert f"9 rated photos in all: 0 added, 1 changed ({moved} -> 2), 1 repeated\n" in told
+
+
+def test_the_scale_of_a_stored_profile_is_not_said_to_be_recognized(
+    photos: list[Path], ratings: Path
+) -> None:
+    assert "(recognized; " in run("personalize", ratings, "--user", "mira").stdout
+    assert "scale 1 to 5 (as before)\n" in run("personalize", ratings, "--user", "mira").stdout
+    assert "(recognized; " in run("personalize", ratings, "--user", "mira", "--replace").stdout
+
+
+def two_people(photos: list[Path], table: Path, ann: tuple[int, ...], bob: tuple[int, ...]) -> None:
+    lines = ["image,rating,user"]
+    for name, given in (("ann", ann), ("bob", bob)):
+        lines += [f"{photo.name},{rating},{name}" for photo, rating in zip(photos, given, strict=False)]
+    table.write_text("\n".join(lines))
+
+
+def stored_files(home: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in (home / "profiles").rglob("*") if path.is_file()}
+
+
+def test_one_person_on_another_scale_changes_nobody(
+    photos: list[Path], ratings: Path, piaa_home: Path
+) -> None:
+    two_people(photos, ratings, RATINGS, ())
+    run("personalize", ratings, "--scale", 0, 10)
+    two_people(photos, ratings, (), RATINGS)
+    run("personalize", ratings, "--scale", 1, 5)
+    before = stored_files(piaa_home)
+    two_people(photos[8:], ratings, (2, 3), (4, 1))
+    for arguments in (("--add", "--scale", 0, 10), ("--add", "--scale", 1, 5)):
+        refused = run("personalize", ratings, *arguments, code=1)
+        assert "stored on the scale" in refused.stderr
+        assert stored_files(piaa_home) == before
+
+
+def test_one_person_of_another_model_changes_nobody(
+    photos: list[Path], ratings: Path, tiny_bundle: Path, piaa_home: Path
+) -> None:
+    two_people(photos, ratings, RATINGS, ())
+    run("personalize", ratings)
+    two_people(photos, ratings, (), RATINGS)
+    run("personalize", ratings, "--model", tiny_bundle)
+    before = stored_files(piaa_home)
+    two_people(photos[8:], ratings, (2, 3), (4, 1))
+    for model in ((), ("--model", tiny_bundle)):
+        assert "piaa users refit" in run("personalize", ratings, "--add", *model, code=1).stderr
+        assert stored_files(piaa_home) == before
+
+
+def test_one_person_with_other_ratings_or_nothing_left_to_learn_changes_nobody(
+    photos: list[Path], ratings: Path, tiny_bundle: Path, piaa_home: Path
+) -> None:
+    two_people(photos, ratings, (1, 5, 2), (1, 5))
+    run("personalize", ratings)
+    before = stored_files(piaa_home)
+    two_people(photos, ratings, (1, 5, 2), (2, 4))
+    assert "other ratings of 'bob'" in run("personalize", ratings, "--model", tiny_bundle, code=1).stderr
+    assert stored_files(piaa_home) == before
+    two_people(photos, ratings, (3, 4), (5,))
+    assert "ratings are equal" in run("personalize", ratings, "--add", code=1).stderr
+    assert stored_files(piaa_home) == before
+
+
+def test_stopped_before_the_first_row_claims_no_rows(tmp_path: Path) -> None:
+    def interrupted() -> Iterator[Path]:
+        raise KeyboardInterrupt
+        yield
+
+    scorer, told, output = Scorer.from_pretrained(), io.StringIO(), tmp_path / "scores.csv"
+    record = RunRecord.of(scorer.bundle, scorer.scale, {})
+    with (
+        open_report(record, ReportFormat.CSV, stdout=sys.stdout, output=output) as report,
+        pytest.raises(typer.Exit) as stopped,
+    ):
+        _score_into(report, scorer, interrupted(), Console(told), None, output)
+    assert stopped.value.exit_code == 130
+    assert told.getvalue() == "stopped after 0 photos\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_with_an_odd_name_is_told_on_one_line(ratings: Path, tmp_path: Path) -> None:
+    run("personalize", ratings, "--user", "mira")
+    told = run("users", "export", "mira", "--output", tmp_path / "a\nb.piaa").stderr
+    assert told == f"wrote {tmp_path}/a\\nb.piaa; on the other computer: piaa users import 'a\\nb.piaa'\n"

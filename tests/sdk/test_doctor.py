@@ -8,17 +8,16 @@ import shutil
 import socket
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 from typer.testing import CliRunner
 
 from piaa_sdk import Scorer
-from piaa_sdk.bundle import EMBEDDED_FOLDER, write_config
+from piaa_sdk.bundle import EMBEDDED_FOLDER, GOLDEN_NAME, write_config
 from piaa_sdk.cli import app
 from piaa_sdk.devices import installed_runtimes
 from piaa_sdk.doctor import (
-    GOLDEN_NAME,
     Check,
     Status,
     check_folder,
@@ -29,6 +28,9 @@ from piaa_sdk.doctor import (
     examine,
 )
 from piaa_sdk.profiles import ProfileStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def statuses(checks: list[Check]) -> dict[str, Status]:
@@ -172,3 +174,67 @@ def test_what_is_not_installed_is_offered(monkeypatch: pytest.MonkeyPatch) -> No
     assert found["extra parquet"].status is Status.OK
     assert "not installed" in found["extra parquet"].detail
     assert found["extra parquet"].next_step == "pip install pyarrow, if you want it"
+
+
+def golden_check(model: Path, change: Callable[[dict[str, Any]], None]) -> Check:
+    golden = json.loads((model / GOLDEN_NAME).read_text())
+    change(golden)
+    (model / GOLDEN_NAME).write_text(json.dumps(golden))
+    write_config(model, json.loads((model / "config.json").read_text()))
+    return list(check_model(model))[-1]
+
+
+def test_embeddings_that_are_not_those_of_the_model_are_found(model: Path) -> None:
+    """A score is one number and can be right by chance."""
+
+    def move(golden: dict[str, Any]) -> None:
+        picture = golden["pictures"][1]
+        picture["embedding_start"][3] += 2 * golden["tolerance"]["embedding"] * picture["embedding_norm"]
+
+    check = golden_check(model, move)
+    assert check.status is Status.FAIL
+    assert "the embedding of golden/2-shapes.png moved by 0.04" in check.detail
+
+
+def test_a_model_without_golden_embeddings_is_judged_by_its_scores(model: Path) -> None:
+    def strip(golden: dict[str, Any]) -> None:
+        del golden["tolerance"]["embedding"]
+        for picture in golden["pictures"]:
+            del picture["embedding_start"], picture["embedding_norm"]
+
+    assert golden_check(model, strip).status is Status.OK
+
+
+def test_a_score_that_is_not_a_number_is_not_taken_for_the_right_one(model: Path) -> None:
+    check = golden_check(model, lambda golden: golden["pictures"][0].update(score=float("nan")))
+    assert check.status is Status.FAIL
+
+
+def test_other_scores_come_with_a_step_that_can_be_taken(model: Path) -> None:
+    def move(golden: dict[str, Any]) -> None:
+        golden["pictures"][0]["score"] += 1
+
+    step = golden_check(model, move).next_step
+    assert step is not None
+    assert f"pip install --upgrade pillow {next(iter(installed_runtimes()))}" in step
+    assert ("piaa score" in step) == ("--device cpu" in step)
+
+
+def test_a_golden_file_that_goes_away_is_a_finding_not_a_crash(model: Path) -> None:
+    checks = check_model(model)
+    assert next(checks).status is Status.OK
+    (model / GOLDEN_NAME).unlink()
+    assert [(check.name, check.status) for check in checks] == [
+        ("device", Status.OK),
+        ("known scores", Status.FAIL),
+    ]
+
+
+def test_a_home_folder_of_nobody_is_a_finding_and_the_rest_is_examined(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PIAA_HOME", "~nobody-of-that-name/piaa")
+    found = {check.name: check for check in examine()}
+    assert found["own folders"].status is Status.FAIL
+    assert "PIAA_HOME is '~nobody-of-that-name/piaa'" in found["own folders"].detail
+    assert found["photo formats"].status is Status.OK

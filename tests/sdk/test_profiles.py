@@ -21,6 +21,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -29,6 +30,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from piaa_sdk import files
+from piaa_sdk.bundle import ModelBundle
 from piaa_sdk.errors import (
     OutputError,
     PiaaWarning,
@@ -37,8 +39,18 @@ from piaa_sdk.errors import (
     ProfileFormatError,
     ProfileMismatchError,
     ProfileNotFoundError,
+    RatingError,
 )
-from piaa_sdk.profiles import ProfileStore, UserProfile, clean_name, merge_ratings, portable_name
+from piaa_sdk.profiles import (
+    ProfileStore,
+    UserProfile,
+    check_model,
+    check_same_ratings,
+    check_scale,
+    clean_name,
+    merge_ratings,
+    portable_name,
+)
 from piaa_sdk.rating_scale import RatingScale
 from piaa_sdk.results import Adaptation, SupportSet, Verdict
 from piaa_sdk.user_profile import MAX_TENSORS_BYTES, decode, encode, unzip_members, zip_members
@@ -1078,3 +1090,62 @@ def test_an_export_never_takes_the_place_of_a_photo(store: ProfileStore, tmp_pat
         with pytest.raises(OutputError, match="name for a photo"):
             store.export_file("alice", tmp_path / name, replace=True)
     assert (tmp_path / "photo.jpg").read_bytes() == b"precious"
+
+
+# Faults while locking
+
+
+def test_a_lock_that_the_file_system_does_not_know_is_our_error(
+    store: ProfileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no locks here")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    with pytest.raises(OutputError, match=r"'alice' could not be changed.*: no locks here"):
+        store.save(make_profile())
+
+
+def test_a_fault_of_ours_while_writing_is_not_taken_for_one_of_the_disk(store: ProfileStore) -> None:
+    def fail(error: Exception) -> None:
+        with store._writing("alice"):
+            raise error
+
+    with pytest.raises(RuntimeError, match=r"^ours$"):
+        fail(RuntimeError("ours"))
+    with pytest.raises(OutputError, match=r"^already said$"):
+        fail(OutputError("already said"))
+    with pytest.raises(OutputError, match=r"could not be changed.*: Input/output error"):
+        fail(OSError(errno.EIO, "Input/output error"))
+    store.save(make_profile())  # the lock is free again
+
+
+# Going on with what is stored
+
+
+def test_a_profile_of_another_model_is_refused(tiny_bundle: Path) -> None:
+    bundle = ModelBundle.load(tiny_bundle)
+    same = {"bundle_revision": bundle.bundle_revision, "embedding_id": bundle.embedding_id}
+    check_model(make_profile(**same), bundle, kind="closed-form")
+    with pytest.raises(ProfileMismatchError, match="of the kind 'closed-form', this version reads 'other'"):
+        check_model(make_profile(**same), bundle, kind="other")
+    revised = make_profile("a b", **same | {"bundle_revision": "r" * 64})
+    check_model(revised, bundle, kind="closed-form", only_embeddings=True)
+    with pytest.raises(ProfileMismatchError, match="piaa users refit 'a b' --model "):
+        check_model(revised, bundle, kind="closed-form")
+    foreign = make_profile(**same | {"embedding_id": "f" * 64})
+    with pytest.raises(ProfileMismatchError, match="made for piaa-tiny"):
+        check_model(foreign, bundle, kind="closed-form", only_embeddings=True)
+
+
+def test_another_scale_and_other_ratings_are_refused() -> None:
+    profile = make_profile()
+    check_scale(profile, None)
+    check_scale(profile, RatingScale(1, 5))
+    with pytest.raises(RatingError, match="stored on the scale 1 to 5"):
+        check_scale(profile, RatingScale(1, 10))
+    images, ratings = list(profile.support.images), profile.ratings.tolist()
+    check_same_ratings(profile, images[::-1], ratings[::-1])
+    for other in ((images, [*ratings[:-1], 5]), (images[1:], ratings[1:])):
+        with pytest.raises(ProfileExistsError, match="3 other ratings of 'alice'"):
+            check_same_ratings(profile, *other)

@@ -23,7 +23,15 @@ from piaa_sdk.rating_scale import RatingScale
 from piaa_sdk.reports import decimals_for, format_for, open_report
 from piaa_sdk.results import Score
 from piaa_sdk.row_file import RowFile, RowIndex, RunRecord
-from piaa_sdk.row_formats import FIELDS, TableStyle, path_field, path_from_field, table_lines, to_row
+from piaa_sdk.row_formats import (
+    FIELDS,
+    TableStyle,
+    jsonl_line,
+    path_field,
+    path_from_field,
+    table_lines,
+    to_row,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -442,3 +450,43 @@ def test_memory_of_a_long_run_is_a_few_bytes_per_row() -> None:
     tracemalloc.stop()
     rows.close()
     assert peak < 8_000_000
+
+
+def test_what_fails_in_cleaning_up_does_not_hide_why_a_row_was_not_written(tmp_path: Path) -> None:
+    """The file turns into one that can neither be written nor shortened, as on a device that was pulled."""
+    rows = RowFile(tmp_path / "rows", RUN)
+    descriptor = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(descriptor, rows._file.fileno())
+    os.close(descriptor)
+    with pytest.raises(OutputError, match="rows: cannot be written: Bad file descriptor"):
+        rows.append(to_row(SCORES[0], RUN.bundle_id, RUN.bundle_revision))
+    rows.close()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_figures_that_are_not_finite_are_none(tmp_path: Path, bad: float) -> None:
+    """JSON cannot say nan: every format leaves such a figure empty, and the others are ranked without it."""
+    output = tmp_path / "scores.jsonl"
+    scores = [Score("odd.jpg", generic=bad, std=bad, stars=1), Score("a.jpg", generic=1.0, stars=1)]
+    write(scores, ReportFormat.JSONL, output=output)
+
+    def refuse(name: str) -> float:
+        raise AssertionError(f"{name} is no JSON")
+
+    odd, good = (json.loads(line, parse_constant=refuse) for line in output.read_text().splitlines())
+    assert odd["generic"] is odd["std"] is odd["percentile"] is None
+    assert (good["generic"], good["percentile"]) == (1.0, 100.0)
+    assert json.loads(write(scores, ReportFormat.JSONL).splitlines()[0], parse_constant=refuse) == odd
+    assert read_csv(write(scores, ReportFormat.CSV))[0]["generic"] == ""
+    assert len(write(scores, ReportFormat.TABLE).splitlines()) == 2
+
+
+def test_a_line_of_json_is_valid_or_refused() -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        jsonl_line({"generic": float("nan")})
+
+
+def test_links_in_a_circle_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "scores.csv").symlink_to(tmp_path / "scores.csv")
+    with pytest.raises(OutputError, match="a link that leads in a circle"):
+        open_report(RUN, ReportFormat.CSV, stdout=Screen(), output=tmp_path / "scores.csv")

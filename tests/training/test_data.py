@@ -234,3 +234,10 @@ def test_a_cache_that_cannot_be_written_is_our_error(folder: Path, network: Stat
         collect_statistics(
             read_rating_table(folder).paths(), network, PREPROCESSING, cache=folder / "ratings.csv"
         )
+
+
+def test_a_picture_that_went_away_is_named_when_digests_are_taken(folder: Path) -> None:
+    table = read_rating_table(folder)
+    (folder / "images" / "2.png").unlink()
+    with pytest.raises(ImageError, match=r"2\.png: cannot be read: No such file"):
+        table.picture_digests()

@@ -18,10 +18,10 @@ import safetensors
 import safetensors.numpy
 import torch
 
-from piaa_sdk.errors import ImageError, OutputError, PiaaWarning
+from piaa_sdk.errors import OutputError, PiaaWarning
 from piaa_sdk.files import write_atomically
 from piaa_sdk.images import load_image
-from training.data.ratings import picture_digest
+from training.data.ratings import digest_of_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -64,7 +64,7 @@ def collect_statistics(
         OutputError: The cache cannot be written.
     """
     return keep_statistics(
-        [_digest_of_file(path) for path in paths],
+        [digest_of_file(path) for path in paths],
         lambda position: load_image(paths[position], preprocessing),
         network,
         folder=None if cache is None else cache / settings_digest(network, preprocessing),
@@ -137,13 +137,6 @@ def settings_digest(network: StatisticsNetwork, preprocessing: Preprocessing) ->
         digest.update(name.encode())
         digest.update(tensor.cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def _digest_of_file(path: Path) -> str:
-    try:
-        return picture_digest(path.read_bytes())
-    except OSError as error:
-        raise ImageError(str(path), f"cannot be read: {error.strerror or error}") from error
 
 
 def _read_shards(folder: Path, statistic_count: int) -> dict[str, FloatArray]:
