@@ -16,12 +16,12 @@ import torch
 import typer
 
 from piaa_sdk.rating_scale import RatingScale
-from training.config import ClosedFormConfig
+from training import kernel_prior
+from training.config import KernelPriorConfig
 from training.data.images import collect_statistics
 from training.data.ratings import read_rating_table
+from training.embedding_network import StatisticsNetwork
 from training.evaluation import evaluate
-from training.learners import closed_form
-from training.network import StatisticsNetwork
 
 
 def main(
@@ -34,25 +34,25 @@ def main(
 ) -> None:
     """Print the mean rank correlation over users with and without the projection."""
     torch.set_num_threads(2)
-    settings = ClosedFormConfig.load()
+    settings = KernelPriorConfig.load()
     settings = dataclasses.replace(settings, generic=dataclasses.replace(settings.generic, metric_power=0.0))
     scale = RatingScale(1, 7)
     backbone = StatisticsNetwork.pretrained(settings.embedding.readouts)
     learned, judged = (read_rating_table(ratings, [group], scale=scale) for group in (fit, judge))
     pictures = collect_statistics(learned.paths(), backbone, settings.preprocessing, cache=cache)
-    views = closed_form.view_statistics(learned, backbone, settings, cache=cache)
+    views = kernel_prior.view_statistics(learned, backbone, settings, cache=cache)
     others = collect_statistics(judged.paths(), backbone, settings.preprocessing, cache=cache)
-    network = closed_form.fit_embedding(backbone, pictures, views, settings)
+    network = kernel_prior.fit_embedding(backbone, pictures, views, settings)
     mean, std = network.statistics.mean.numpy(), network.statistics.std.numpy()
     weights = np.ones(len(mean))
     for readout, weight in settings.embedding.readout_weights.items():
         weights[backbone.where(readout)] = np.sqrt(weight)
     for name, embed in (
-        ("projected", lambda values: closed_form.embed(network, values)),
+        ("projected", lambda values: kernel_prior.embed(network, values)),
         ("not projected", lambda values: (values - mean) / std * weights),
     ):
         embedded = embed(pictures), embed(views), embed(others)
-        prior, _ = closed_form.fit_prior(*embedded[:2], scale.to_unit(learned.mean_scores()), settings)
+        prior, _ = kernel_prior.fit_prior(*embedded[:2], scale.to_unit(learned.mean_scores()), settings)
         (result,) = evaluate(prior, judged, embedded[2], scale, shots=[shots], repeats=repeats)
         figures = ", ".join(f"{key} {figure.mean:.4f}" for key, figure in result.figures.items())
         typer.echo(f"{fit} to {judge}, M = {shots}, {name} ({embedded[2].shape[1]} numbers): {figures}")

@@ -114,7 +114,7 @@ def _read_in_full(path: Path) -> torch.Tensor:
 
 
 def _efficientnet_lite0() -> torch.nn.Module:
-    from training.network import StatisticsNetwork
+    from training.embedding_network import StatisticsNetwork
 
     return StatisticsNetwork.pretrained().backbone
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from piaa_sdk.head import Prior
     from piaa_sdk.rating_scale import RatingScale
-    from training.network import EmbeddingNetwork
+    from training.embedding_network import EmbeddingNetwork
 
 OPSET = 20
 _IR_VERSION = 10  # of the file format; newer ones are refused by onnxruntime 1.20

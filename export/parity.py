@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from piaa_sdk.array_types import FloatArray, PixelArray
     from piaa_sdk.head import Prior
     from piaa_sdk.rating_scale import RatingScale
-    from training.network import EmbeddingNetwork
+    from training.embedding_network import EmbeddingNetwork
 
 MAX_EMBEDDING_DIFFERENCE = 1e-4
 """Of the norm of the embedding."""

@@ -19,11 +19,10 @@ from piaa_sdk.files import write_atomically
 from piaa_sdk.head import Prior
 from piaa_sdk.rating_scale import RatingScale
 from piaa_sdk.scorer import Scorer
-from training import evaluation
+from training import evaluation, kernel_prior
 from training.checkpoints import save_checkpoint
-from training.config import ClosedFormConfig
+from training.config import KernelPriorConfig
 from training.data.ratings import RatingTable, read_rating_table
-from training.learners import closed_form
 
 if TYPE_CHECKING:
     from piaa_sdk.bundle import ModelBundle
@@ -58,13 +57,13 @@ def fit(
 ) -> None:
     """Fit the closed-form prior to many people's ratings."""
     torch.set_num_threads(threads)
-    settings = ClosedFormConfig.load(config)
+    settings = KernelPriorConfig.load(config)
     units = RatingScale(*scale)
     table = read_rating_table(ratings, groups, scale=units)
     _say(str(table))
-    fitted = closed_form.fit(table, units, settings, cache=cache, progress=_progress("pictures"))
+    fitted = kernel_prior.fit(table, units, settings, cache=cache, progress=_progress("pictures"))
     run = {
-        "learner": "closed_form",
+        "learner": "kernel_prior",
         "configuration": settings.source,
         "rating_scale": [units.low, units.high],
         "preprocessing": settings.preprocessing.to_json(),

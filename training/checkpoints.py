@@ -25,8 +25,8 @@ import torch
 
 from piaa_sdk.errors import ModelFormatError, ModelNotFoundError
 from training.backbone_weights import WEIGHTS_PACKAGE
+from training.embedding_network import EmbeddingNetwork
 from training.folder_writing import new_folder
-from training.network import EmbeddingNetwork
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

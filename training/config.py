@@ -75,7 +75,7 @@ class AdaptationConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class ClosedFormConfig:
+class KernelPriorConfig:
     """All that the closed-form prior is made by.
 
     Attributes:
@@ -93,13 +93,13 @@ class ClosedFormConfig:
     source: Mapping[str, Any]
 
     @classmethod
-    def load(cls, path: Path | None = None) -> ClosedFormConfig:
+    def load(cls, path: Path | None = None) -> KernelPriorConfig:
         """Read a TOML file; None reads the configuration of the embedded model.
 
         Raises:
             ModelFormatError: The file cannot be read, lacks a setting or has one too many.
         """
-        path = path or CONFIG_FOLDER / "closed_form.toml"
+        path = path or CONFIG_FOLDER / "kernel_prior.toml"
         try:
             data = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:

@@ -15,7 +15,7 @@ from piaa_sdk.bundle import DECODING_RULE, Preprocessing
 from piaa_sdk.head import AdaptationGrid, Prior
 from piaa_sdk.images import load_image
 from training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
-from training.network import EmbeddingNetwork, StatisticsNetwork
+from training.embedding_network import EmbeddingNetwork, StatisticsNetwork
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,7 +18,7 @@ from training.checkpoints import (
     save_checkpoint,
     versions,
 )
-from training.network import EmbeddingNetwork, StatisticsNetwork
+from training.embedding_network import EmbeddingNetwork, StatisticsNetwork
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,24 +10,24 @@ import pytest
 
 from piaa_sdk.bundle import DECODING_RULE, MAX_EMBEDDING_DIM
 from piaa_sdk.errors import ModelFormatError
-from training.config import CONFIG_FOLDER, ClosedFormConfig
+from training.config import CONFIG_FOLDER, KernelPriorConfig
 from training.readouts import slices_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-SHIPPED = CONFIG_FOLDER / "closed_form.toml"
+SHIPPED = CONFIG_FOLDER / "kernel_prior.toml"
 
 
 def test_every_shipped_configuration_loads() -> None:
     paths = sorted(CONFIG_FOLDER.glob("*.toml"))
     assert SHIPPED in paths
     for path in paths:
-        ClosedFormConfig.load(path)
+        KernelPriorConfig.load(path)
 
 
 def test_the_configuration_of_the_embedded_model_holds_what_its_file_says() -> None:
-    config = ClosedFormConfig.load()
+    config = KernelPriorConfig.load()
     stated = tomllib.loads(SHIPPED.read_text(encoding="utf-8"))
     assert config.source == stated
     assert config.preprocessing.decoding_rule == DECODING_RULE
@@ -40,7 +40,7 @@ def test_the_configuration_of_the_embedded_model_holds_what_its_file_says() -> N
 
 
 def test_a_configuration_cannot_be_changed() -> None:
-    config = ClosedFormConfig.load()
+    config = KernelPriorConfig.load()
     for section, name in (("preprocessing", "size"), ("embedding", "seed"), ("generic", "folds")):
         with pytest.raises(FrozenInstanceError):
             setattr(getattr(config, section), name, 1)
@@ -76,12 +76,12 @@ def test_what_is_missing_or_not_known_is_refused_with_its_file(
     path = tmp_path / "mine.toml"
     path.write_text(text.replace(old, new, 1), encoding="utf-8")
     with pytest.raises(ModelFormatError, match=rf"mine\.toml: .*{message}"):
-        ClosedFormConfig.load(path)
+        KernelPriorConfig.load(path)
 
 
 def test_a_file_that_cannot_be_read_is_our_error(tmp_path: Path) -> None:
     with pytest.raises(ModelFormatError, match=r"absent\.toml: not a configuration"):
-        ClosedFormConfig.load(tmp_path / "absent.toml")
+        KernelPriorConfig.load(tmp_path / "absent.toml")
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ModelFormatError, match=r"bytes\.toml: not a configuration"):
-        ClosedFormConfig.load(tmp_path / "bytes.toml")
+        KernelPriorConfig.load(tmp_path / "bytes.toml")

@@ -16,7 +16,7 @@ from piaa_sdk.images import load_image
 from piaa_sdk.rating_scale import RatingScale
 from training.data.images import collect_statistics, measure_statistics, settings_digest
 from training.data.ratings import person_digest, picture_digest, read_rating_table
-from training.network import StatisticsNetwork
+from training.embedding_network import StatisticsNetwork
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from piaa_sdk.array_types import FloatArray, PixelArray
     from piaa_sdk.bundle import Preprocessing
-    from training.network import StatisticsNetwork
+    from training.embedding_network import StatisticsNetwork
 
 STATISTICS_RULE = 1
 """Raised whenever the same pixels and weights become other statistics."""

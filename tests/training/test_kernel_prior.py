@@ -11,11 +11,12 @@ from PIL import Image
 from piaa_sdk.errors import ModelFormatError
 from piaa_sdk.head import Prior, arc_cosine_kernel
 from piaa_sdk.rating_scale import RatingScale
-from training.config import ClosedFormConfig, GenericConfig
+from training.config import GenericConfig, KernelPriorConfig
 from training.data.images import collect_statistics
 from training.data.ratings import read_rating_table
-from training.learners.closed_form import (
-    ClosedFormFit,
+from training.embedding_network import StatisticsNetwork
+from training.kernel_prior import (
+    KernelPriorFit,
     _cluster_centers,
     _principal_directions,
     embed,
@@ -25,7 +26,6 @@ from training.learners.closed_form import (
     fit_metric,
     view_statistics,
 )
-from training.network import StatisticsNetwork
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,14 +70,14 @@ std_factor = 1.1
 STATISTICS = 24 + 16  # channels of stage 2 and of stage 1
 
 
-def make_config(folder: Path, principal: int = 10, random: int = 6, seed: int = 0) -> ClosedFormConfig:
+def make_config(folder: Path, principal: int = 10, random: int = 6, seed: int = 0) -> KernelPriorConfig:
     numbers = {"PRINCIPAL": principal, "RANDOM": random, "SEED": seed}
     text = SETTINGS
     for name, number in numbers.items():
         text = text.replace(name, str(number))
     path = folder / f"{principal}-{random}-{seed}.toml"
     path.write_text(text, encoding="utf-8")
-    return ClosedFormConfig.load(path)
+    return KernelPriorConfig.load(path)
 
 
 @pytest.fixture(scope="module")
@@ -304,12 +304,12 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> RatingTable:
 
 
 @pytest.fixture(scope="module")
-def fitted(table: RatingTable, tmp_path_factory: pytest.TempPathFactory) -> ClosedFormFit:
+def fitted(table: RatingTable, tmp_path_factory: pytest.TempPathFactory) -> KernelPriorFit:
     return fit(table, RatingScale(1, 7), make_config(tmp_path_factory.mktemp("config")))
 
 
 def test_the_prior_is_in_the_units_it_states(
-    table: RatingTable, fitted: ClosedFormFit, tmp_path: Path
+    table: RatingTable, fitted: KernelPriorFit, tmp_path: Path
 ) -> None:
     """Over the training pictures, as the SDK computes them: standardized, of length 1, kernels of 1."""
     config, prior = make_config(tmp_path), fitted.prior
@@ -331,7 +331,7 @@ def test_the_prior_is_in_the_units_it_states(
 
 
 def test_fitting_again_gives_the_same_tensors(
-    table: RatingTable, fitted: ClosedFormFit, tmp_path: Path
+    table: RatingTable, fitted: KernelPriorFit, tmp_path: Path
 ) -> None:
     """Determinism, also when the statistics come from the folder that kept them."""
     config, cache = make_config(tmp_path), tmp_path / "cache"
@@ -347,7 +347,7 @@ def test_fitting_again_gives_the_same_tensors(
     assert not np.array_equal(other.prior.centers, fitted.prior.centers)
 
 
-def test_the_prior_survives_its_file(fitted: ClosedFormFit) -> None:
+def test_the_prior_survives_its_file(fitted: KernelPriorFit) -> None:
     tensors = fitted.prior.to_tensors()
     for name, tensor in Prior.from_tensors(tensors).to_tensors().items():
         assert np.array_equal(tensor, tensors[name]), name

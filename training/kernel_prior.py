@@ -1,4 +1,4 @@
-"""The closed-form prior: a projection, a generic head and kernels, fitted without gradients.
+"""The prior of the embedded model: a projection, a generic head and kernels, fitted without gradients.
 
 1. Statistics of the training pictures and of altered views of them give the directions that pictures vary in;
    random directions are added for what those leave over (Johnson and Lindenstrauss 1984).
@@ -22,7 +22,7 @@ from scipy.linalg import eigh
 from piaa_sdk.errors import ModelFormatError
 from piaa_sdk.head import AdaptationGrid, Prior, arc_cosine_kernel
 from training.data.images import collect_statistics, keep_statistics, settings_digest
-from training.network import EmbeddingNetwork, StatisticsNetwork
+from training.embedding_network import EmbeddingNetwork, StatisticsNetwork
 from training.views import VIEW_RULE, altered_view, full_pixels, view_rng
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from piaa_sdk.array_types import FloatArray
     from piaa_sdk.rating_scale import RatingScale
-    from training.config import AdaptationConfig, ClosedFormConfig, GenericConfig
+    from training.config import AdaptationConfig, GenericConfig, KernelPriorConfig
     from training.data.ratings import RatingTable
 
     Float64Array = npt.NDArray[np.float64]
@@ -45,7 +45,7 @@ _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ClosedFormFit:
+class KernelPriorFit:
     """A fitted prior and what it was fitted on.
 
     Attributes:
@@ -64,11 +64,11 @@ class ClosedFormFit:
 def fit(
     table: RatingTable,
     scale: RatingScale,
-    config: ClosedFormConfig,
+    config: KernelPriorConfig,
     *,
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> ClosedFormFit:
+) -> KernelPriorFit:
     """Fit the prior to a table of ratings.
 
     Args:
@@ -87,11 +87,11 @@ def fit(
     means = scale.to_unit(table.mean_scores())
     prior, generic = fit_prior(embed(network, pictures), embed(network, views), means, config)
     _LOG.info("generic head: ridge %g, cross-validated error %.4f", generic.strength, generic.error)
-    return ClosedFormFit(network, prior, generic.strength, generic.error)
+    return KernelPriorFit(network, prior, generic.strength, generic.error)
 
 
 def fit_prior(
-    pictures: Float64Array, views: Float64Array, means: FloatArray, config: ClosedFormConfig
+    pictures: Float64Array, views: Float64Array, means: FloatArray, config: KernelPriorConfig
 ) -> tuple[Prior, GenericFit]:
     """Fit all that reads the embedding.
 
@@ -110,7 +110,7 @@ def fit_prior(
 def view_statistics(
     table: RatingTable,
     backbone: StatisticsNetwork,
-    config: ClosedFormConfig,
+    config: KernelPriorConfig,
     *,
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -133,7 +133,7 @@ def view_statistics(
 
 
 def fit_embedding(
-    backbone: StatisticsNetwork, pictures: FloatArray, views: FloatArray, config: ClosedFormConfig
+    backbone: StatisticsNetwork, pictures: FloatArray, views: FloatArray, config: KernelPriorConfig
 ) -> EmbeddingNetwork:
     """Find the directions of the embedding.
 
@@ -178,7 +178,7 @@ def embed(network: EmbeddingNetwork, statistics: FloatArray) -> Float64Array:
     return embeddings.astype(np.float16).astype(np.float64)
 
 
-def fit_metric(embeddings: Float64Array, views: Float64Array, config: ClosedFormConfig) -> Float64Array:
+def fit_metric(embeddings: Float64Array, views: Float64Array, config: KernelPriorConfig) -> Float64Array:
     """Weigh the axes (D,) by a power of their variance, mean squared length of the pictures 1."""
     variances = np.mean(views**2, axis=0)
     # Random directions hold what the principal ones left over: none of them is a direction of its own.

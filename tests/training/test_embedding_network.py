@@ -10,7 +10,7 @@ import torch
 from piaa_sdk.errors import MissingDependencyError, ModelFormatError
 from training import backbone_weights
 from training.backbone_weights import ARCHITECTURE, load_backbone_weights
-from training.network import EmbeddingNetwork, StatisticsNetwork
+from training.embedding_network import EmbeddingNetwork, StatisticsNetwork
 from training.readouts import DEFAULT_READOUTS, LAYER_CHANNELS, read_out, slices_of
 
 SIZE = 64
