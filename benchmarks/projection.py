@@ -17,11 +17,12 @@ import typer
 
 from piaa_sdk.rating_scale import RatingScale
 from training import kernel_prior
-from training.config import KernelPriorConfig
 from training.data.images import collect_statistics
 from training.data.ratings import read_rating_table
 from training.embedding_network import StatisticsNetwork
 from training.evaluation import evaluate
+from training.kernel_config import KernelPriorConfig
+from training.personalizers import KernelPersonalizer
 
 
 def main(
@@ -52,8 +53,9 @@ def main(
         ("not projected", lambda values: (values - mean) / std * weights),
     ):
         embedded = embed(pictures), embed(views), embed(others)
-        prior, _ = kernel_prior.fit_prior(*embedded[:2], scale.to_unit(learned.mean_scores()), settings)
-        (result,) = evaluate(prior, judged, embedded[2], scale, shots=[shots], repeats=repeats)
+        prior, _ = kernel_prior.fit_prior(*embedded[:2], scale.to_unit(learned.mean_ratings()), settings)
+        method = KernelPersonalizer(name, prior, embedded[2])
+        (result,) = evaluate(method, judged, scale, shots=[shots], repeats=repeats).results
         figures = ", ".join(f"{key} {figure.mean:.4f}" for key, figure in result.figures.items())
         typer.echo(f"{fit} to {judge}, M = {shots}, {name} ({embedded[2].shape[1]} numbers): {figures}")
 

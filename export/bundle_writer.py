@@ -86,7 +86,11 @@ def write_bundle(
         OutputError: The folder exists and may not be replaced, or cannot be written.
         ImageError: A photo cannot be read.
     """
-    metrics: dict[str, Any] = {"format_version": 1, "measured": facts.measured, "records": list(records)}
+    metrics: dict[str, Any] = {
+        "format_version": 1,
+        "measured": facts.measured,
+        "records": [_without_people(record) for record in records],
+    }
     scale, preprocessing = rating_scale(checkpoint), preprocessing_of(checkpoint)
     with new_folder(folder, replace=replace) as fresh:
         (fresh / "onnx").mkdir()
@@ -112,6 +116,15 @@ def write_bundle(
             )
         ModelBundle.load(fresh)
     return BundleReport(ModelBundle.load(folder), parity, size)
+
+
+def _without_people(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep an evaluation's figures; what single people were found to be like is not published."""
+    hidden = {"judged", "undefined_people"}
+    results = [
+        {name: value for name, value in result.items() if name not in hidden} for result in record["results"]
+    ]
+    return {**record, "results": results}
 
 
 def rating_scale(checkpoint: Checkpoint) -> RatingScale:

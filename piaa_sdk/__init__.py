@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from piaa_sdk.errors import (
         DeviceError,
+        DivergenceError,
         ImageError,
         MissingDependencyError,
         ModelError,
@@ -45,6 +46,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Adaptation",
     "DeviceError",
+    "DivergenceError",
     "ImageError",
     "MissingDependencyError",
     "ModelError",

@@ -8,7 +8,8 @@
     │   └── SupportSetError                          too few images, all ratings equal
     ├── ModelError
     │   ├── ModelNotFoundError (FileNotFoundError)   not there, or offline and not cached
-    │   └── ModelFormatError (ValueError)            wrong format_version, checksum, tensor or shape
+    │   ├── ModelFormatError (ValueError)            wrong format_version, checksum, tensor or shape
+    │   └── DivergenceError (ArithmeticError)        training or fine-tuning left the finite numbers
     ├── ProfileError
     │   ├── ProfileNotFoundError (LookupError)
     │   ├── ProfileExistsError                       other ratings are stored under that name
@@ -82,6 +83,10 @@ class ModelNotFoundError(ModelError, FileNotFoundError):
 
 class ModelFormatError(ModelError, ValueError):
     """A bundle that is damaged, incomplete or of a newer format."""
+
+
+class DivergenceError(ModelError, ArithmeticError):
+    """Training or fine-tuning left the finite numbers."""
 
 
 class ProfileError(PiaaError):

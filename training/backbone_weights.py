@@ -21,13 +21,16 @@ BATCH_COUNTER = "num_batches_tracked"
 """How names of tensors end that count batches; nothing that scores reads them, and they are never stored."""
 
 
-def load_backbone_weights() -> dict[str, torch.Tensor]:
+def load_backbone_weights(*, with_classifier: bool = False) -> dict[str, torch.Tensor]:
     """Read the ImageNet weights of EfficientNet-Lite0 from the installed package that holds them.
 
     The package names its tensors otherwise; order and shapes are the same, and both are checked.
 
+    Args:
+        with_classifier: Keep the layer that names ImageNet's 1000 classes.
+
     Returns:
-        The state dict of the backbone by timm's names, without the classifier.
+        The state dict of the backbone by timm's names.
 
     Raises:
         MissingDependencyError: The package is not installed.
@@ -49,9 +52,10 @@ def load_backbone_weights() -> dict[str, torch.Tensor]:
             f"the {len(values)} tensors of {WEIGHTS_PACKAGE} do not fit the {len(names)} of timm's "
             f"{ARCHITECTURE}; install a timm within the bounds of the extra train"
         )
-    return {
-        name: value for name, value in zip(names, values, strict=True) if not name.startswith("classifier.")
-    }
+    tensors = dict(zip(names, values, strict=True))
+    if with_classifier:
+        return tensors
+    return {name: value for name, value in tensors.items() if not name.startswith("classifier.")}
 
 
 def _weights_file() -> Path:

@@ -2,137 +2,131 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
-from dataclasses import dataclass, fields
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from piaa_sdk.bundle import DECODING_RULE, Preprocessing
-from piaa_sdk.errors import ModelFormatError
+from piaa_sdk.errors import ModelFormatError, PiaaError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable
 
 CONFIG_FOLDER = Path(__file__).parent / "configs"
 
-_Section = TypeVar("_Section", bound="EmbeddingConfig | GenericConfig | AdaptationConfig")
+_EXTENDS = "extends"
+_Record = TypeVar("_Record")
 
 
-@dataclass(frozen=True, slots=True)
-class EmbeddingConfig:
-    """From statistics (N, F) to embeddings (N, D), D = principal + random directions.
+def read_toml(path: Path, overrides: Iterable[str] = (), *, _above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read a TOML file, on top of the one that its key ``extends`` names.
 
-    Attributes:
-        readouts: What the network reads out.
-        readout_weights: Weight of a readout in squared distances; 1 if not named.
-        principal_directions: Kept of the training pictures and their views.
-        random_directions: Added from what those leave over.
-        views: Altered views per picture.
-        seed: Of views and random directions.
+    Args:
+        path: The file.
+        overrides: Settings ``section.name=value`` that are put on top, the value as TOML writes it; what is
+            not TOML is taken as text.
+
+    Raises:
+        ModelFormatError: A file cannot be read, or an override has no ``=``.
     """
-
-    readouts: tuple[str, ...]
-    readout_weights: Mapping[str, float]
-    principal_directions: int
-    random_directions: int
-    views: int
-    seed: int
-
-
-@dataclass(frozen=True, slots=True)
-class GenericConfig:
-    """The generic head.
-
-    Attributes:
-        metric_power: Power of a direction's variance that it counts by.
-        centers: J.
-        arc_bias: Bias of the arc-cosine kernel.
-        strengths: Ridge strengths that cross-validation chooses from.
-        folds: Of the cross-validation over pictures.
-    """
-
-    metric_power: float
-    centers: int
-    arc_bias: float
-    strengths: tuple[float, ...]
-    folds: int
-
-
-@dataclass(frozen=True, slots=True)
-class AdaptationConfig:
-    """What goes into the prior as it stands; see :class:`piaa_sdk.head.Prior`."""
-
-    linear_shares: tuple[float, ...]
-    length_scale: float
-    slopes: tuple[tuple[float, float], ...]
-    noises: tuple[float, ...]
-    slope_unit: float
-    offset_mean: float
-    offset_variance: float
-    variance_scale: float
-    variance_degrees: float
-    std_factor: float
-
-
-@dataclass(frozen=True, slots=True)
-class KernelPriorConfig:
-    """All that the closed-form prior is made by.
-
-    Attributes:
-        preprocessing: From files to pixels.
-        embedding: From pixels to embeddings.
-        generic: From embeddings to the generic score.
-        adaptation: What a person's ratings choose from.
-        source: The file's content, to be kept with the result.
-    """
-
-    preprocessing: Preprocessing
-    embedding: EmbeddingConfig
-    generic: GenericConfig
-    adaptation: AdaptationConfig
-    source: Mapping[str, Any]
-
-    @classmethod
-    def load(cls, path: Path | None = None) -> KernelPriorConfig:
-        """Read a TOML file; None reads the configuration of the embedded model.
-
-        Raises:
-            ModelFormatError: The file cannot be read, lacks a setting or has one too many.
-        """
-        path = path or CONFIG_FOLDER / "kernel_prior.toml"
-        try:
-            data = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ModelFormatError(f"{path}: not a configuration ({error})") from error
-        sections = {"preprocessing", "embedding", "generic", "adaptation"}
-        if data.keys() != sections:
-            raise ModelFormatError(f"{path}: has the sections {sorted(data)}, must have {sorted(sections)}")
-        return cls(
-            preprocessing=_preprocessing(data["preprocessing"], path),
-            embedding=_section(EmbeddingConfig, data["embedding"], path),
-            generic=_section(GenericConfig, data["generic"], path),
-            adaptation=_section(AdaptationConfig, data["adaptation"], path),
-            source=data,
-        )
-
-
-def _preprocessing(values: Mapping[str, Any], path: Path) -> Preprocessing:
-    _check_names({part.name for part in fields(Preprocessing)} - {"decoding_rule"}, values, path)
     try:
-        return Preprocessing.from_json({**values, "format_version": 1, "decoding_rule": DECODING_RULE})
-    except ModelFormatError as error:
-        raise ModelFormatError(f"{path}: {error}") from error
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelFormatError(f"{path}: not a configuration ({error})") from error
+    base = data.pop(_EXTENDS, None)
+    if base is not None:
+        above = (*_above, path.resolve())
+        if not isinstance(base, str) or (path.parent / base).resolve() in above:
+            raise ModelFormatError(
+                f"{path}: extends must name another file that does not extend this one, found {base!r}"
+            )
+        data = _merged(read_toml(path.parent / base, _above=above), data)
+    for override in overrides:
+        data = _merged(data, _override(override))
+    return data
 
 
-def _section(kind: type[_Section], values: Mapping[str, Any], path: Path) -> _Section:
-    _check_names({part.name for part in fields(kind)}, values, path)
-    return kind(**{name: _frozen(value) for name, value in values.items()})
+def build(kind: type[_Record], values: object, where: str, *, complete: bool = False) -> _Record:
+    """Make a record of a section of a file.
+
+    Args:
+        kind: A dataclass; its fields may be numbers, text, tuples, mappings and dataclasses.
+        values: The section.
+        where: What errors name.
+        complete: Whether every field must be there, those with a default too.
+
+    Raises:
+        ModelFormatError: A setting is not known, missing, of another type or has a value that is not allowed.
+    """
+    if not isinstance(values, Mapping):
+        raise ModelFormatError(f"{where}: expected a section of settings, found {values!r}")
+    own = {part.name: part for part in fields(kind)}  # type: ignore[arg-type]
+    needed = {name for name, part in own.items() if complete or _has_no_default(part)}
+    check_names(own, values, where, needed=needed)
+    hints = typing.get_type_hints(kind)
+    made = {name: _value(hints[name], value, f"{where}.{name}", complete) for name, value in values.items()}
+    try:
+        return kind(**made)
+    except PiaaError as error:
+        raise ModelFormatError(f"{where}: {error}") from error
 
 
-def _check_names(wanted: set[str], values: Mapping[str, Any], path: Path) -> None:
-    if odd := sorted(wanted ^ values.keys()):
-        raise ModelFormatError(f"{path}: settings missing or not known: {', '.join(odd)}")
+def check_names(
+    known: Iterable[str], values: Mapping[str, Any], where: str, *, needed: Iterable[str] | None = None
+) -> None:
+    """Refuse names that are missing or not known.
+
+    Raises:
+        ModelFormatError: There are some.
+    """
+    known = set(known)
+    missing = set(known if needed is None else needed) - values.keys()
+    if odd := sorted(missing | (values.keys() - known)):
+        raise ModelFormatError(f"{where}: missing or not known: {', '.join(odd)}")
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+def _has_no_default(part: Any) -> bool:
+    return part.default is MISSING and part.default_factory is MISSING
+
+
+def _value(hint: Any, value: Any, where: str, complete: bool) -> Any:
+    """Check one value against the type of its field, and make lists tuples."""
+    if is_dataclass(hint):
+        return build(typing.cast("type[Any]", hint), value, where, complete=complete)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple and isinstance(value, list):
+        if arguments[-1] is Ellipsis:
+            return tuple(_value(arguments[0], item, where, complete) for item in value)
+        if len(arguments) == len(value):
+            pairs = zip(arguments, value, strict=True)
+            return tuple(_value(argument, item, where, complete) for argument, item in pairs)
+    if origin is Mapping and isinstance(value, dict):
+        return {name: _value(arguments[1], item, where, complete) for name, item in value.items()}
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is float and isinstance(value, float) and not math.isfinite(value):
+        raise ModelFormatError(f"{where} is {value}, must be finite")
+    if type(value) is hint:
+        return value
+    raise ModelFormatError(f"{where} is {value!r}, must be of the type {getattr(hint, '__name__', hint)}")
+
+
+def _merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    both = {name for name in top if isinstance(top[name], Mapping) and isinstance(base.get(name), Mapping)}
+    return {**base, **top, **{name: _merged(base[name], top[name]) for name in both}}
+
+
+def _override(text: str) -> dict[str, Any]:
+    name, sign, value = text.partition("=")
+    if not sign or not name.strip():
+        raise ModelFormatError(f"{text!r} is not a setting; write section.name=value")
+    try:
+        parsed: Any = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    for part in reversed(name.strip().split(".")):
+        parsed = {part: parsed}
+    return typing.cast("dict[str, Any]", parsed)

@@ -1,220 +1,228 @@
-"""How well a bundle learns people it has never met: the protocol behind every figure that is quoted.
+"""How well a method learns people it has never met: the protocol behind every figure that is quoted.
 
 For each person and repeat, M rated pictures at random are the support set and the rest is the query set. On
-the same query set are judged: the generic prior (M = 0), the person's own head, and a control adapted to the
+the same query set are judged: the prior (M = 0), the person's own model, and a control adapted to the
 ratings of another person of the same group, on the same pictures where that person rated them. People share
 taste, so the control can lie above the prior; own minus control is what is personal.
+
+The splits follow from the table and the seed alone, so that all methods meet the same ones. Nothing is chosen
+by looking at a query set.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from piaa_sdk.adaptation import adapt
 from piaa_sdk.errors import RatingError
-from piaa_sdk.metrics import srocc
-from piaa_sdk.results import SupportSet
-from training.intervals import Interval, bootstrap_over_users, jackknife_over_blocks
+from piaa_sdk.metrics import pairwise_accuracy, plcc, srocc
+from training.evaluation_record import (
+    METHODS,
+    Conditions,
+    Evaluation,
+    Judged,
+    ShotsResult,
+)
+from training.intervals import mean_of_known, summarize
+from training.personalizers import Support
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence, Set
 
     import numpy.typing as npt
 
     from piaa_sdk.array_types import FloatArray
     from piaa_sdk.bundle import ModelBundle
-    from piaa_sdk.head import Prior
     from piaa_sdk.rating_scale import RatingScale
     from training.data.ratings import RatingTable
+    from training.personalizers import Personalizer
 
-METHODS = ("prior", "personal", "shuffled")
+    IntArray = npt.NDArray[np.intp]
+
 _BLOCKS = 10
 _SMALLEST_QUERY = 10
 _Z90 = 1.6448536269514722
 _COVERAGE_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One mean over users.
-
-    Attributes:
-        mean: Over repeats of the mean over users inside a repeat; undefined values are left out.
-        std: Over repeats (the paper's +-).
-        interval: 95 % bootstrap interval over users, stratified by group; conditional on these pictures.
-        picture_error: Standard error of the mean by a jackknife over ten blocks of query pictures.
-    """
-
-    mean: float
-    std: float
-    interval: Interval
-    picture_error: float
-
-
-@dataclass(frozen=True, slots=True)
-class ShotsResult:
-    """What was found with M support pictures.
-
-    Attributes:
-        shots: M.
-        users: People judged.
-        left_out: People with too few ratings for M and a query set.
-        uncontrolled: Tasks without a control: nobody else of the group has rated enough other pictures.
-        undefined: Tasks whose query ratings are all equal: no rank correlation, left out of the means.
-        constant_support: Tasks whose support ratings are all equal: judged by the prior.
-        figures: By the names ``prior``, ``personal``, ``shuffled``, and the differences ``personal-prior``
-            and ``personal-shuffled``.
-        coverage: Share of left-out ratings inside the 90 % interval, mean over users and repeats.
-        coverage_quantiles: 5, 25, 50, 75 and 95 % quantiles over users.
-        calibration: Factor on the standard deviations that would put 90 % of all left-out ratings inside.
-    """
-
-    shots: int
-    users: int
-    left_out: int
-    uncontrolled: int
-    undefined: int
-    constant_support: int
-    figures: dict[str, Figure]
-    coverage: float
-    coverage_quantiles: tuple[float, ...]
-    calibration: float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Judged:
-    """One task.
-
-    ``correlations``: SROCC by method, (3, 1 + blocks), with all query pictures and without each block.
-    ``errors``: (Q,) absolute errors of the personal scores in standard deviations; (0,) if judged by the
-    prior.
-    """
-
-    correlations: FloatArray
-    coverage: float
-    errors: FloatArray
-    has_control: bool
+_MEASURES = ("plcc", "pairwise_accuracy", "mean_absolute_error")
 
 
 def evaluate(
-    prior: Prior,
+    personalizer: Personalizer,
     table: RatingTable,
-    embeddings: FloatArray,
     scale: RatingScale,
     *,
     shots: Sequence[int],
     repeats: int,
     seed: int = 0,
+    users: int | None = None,
+    curve: bool = False,
+    control_repeats: int | None = None,
+    facts: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> list[ShotsResult]:
+) -> Evaluation:
     """Run the protocol.
 
     Args:
-        prior: What adaptation starts from.
-        table: People and pictures that the prior has not met.
-        embeddings: (N, D) of the table's images.
+        personalizer: The method.
+        table: People and pictures that the method has not met.
         scale: Units of the ratings.
-        shots: Values of M.
+        shots: Values of M, from 1; M = 0 is judged beside each of them.
         repeats: Random supports per person and M.
-        seed: Of the supports, the controls and the blocks of pictures.
+        seed: Of the supports, the controls, the blocks of pictures and the users drawn.
+        users: How many people to judge, drawn from those with enough ratings for every M; None judges all.
+            Their tasks are those that they have where all are judged.
+        curve: Judge every M on one query set per person and repeat, what the largest M leaves over, with
+            each support set part of the next larger one.
+        control_repeats: In how many of the repeats to adapt to another person's ratings as well; None does
+            in all.
+        facts: See :class:`Evaluation`.
         progress: Called with the tasks done and all tasks.
 
     Raises:
-        RatingError: Nobody has enough ratings for some M.
+        RatingError: Nobody has enough ratings for some M, or fewer people than shall be drawn.
     """
-    people = [(images, scale.to_unit(ratings)) for _, images, ratings in table.by_user()]
-    longest = max(len(images) for images, _ in people)
-    if max(shots) + _SMALLEST_QUERY > longest:
-        raise RatingError(
-            f"nobody has rated {max(shots)} pictures and {_SMALLEST_QUERY} more to judge by; "
-            f"the most are {longest}"
-        )
+    if min(shots, default=0) < 1:
+        raise RatingError("shots must be numbers from 1; M = 0 is judged beside each of them")
+    people = _People(table, scale)
+    drawn = _draw_users(people, max(shots), users, seed)
     blocks = np.random.default_rng(seed).permutation(len(table.images)) % _BLOCKS
+    judge = _Judge(personalizer, personalizer.generic(np.arange(len(table.images))), blocks, scale)
+    controls = repeats if control_repeats is None else control_repeats
+    draws = [_Draw(people, count, max(shots) if curve else count, seed, drawn) for count in shots]
+    total, done = repeats * sum(len(draw.chosen) for draw in draws), 0
     results = []
-    for place, count in enumerate(shots):
-        users = [user for user, (images, _) in enumerate(people) if len(images) >= count + _SMALLEST_QUERY]
+    for draw in draws:
         tasks = []
         for repeat in range(repeats):
             row = []
-            for user in users:
-                rng = np.random.default_rng([seed, count, repeat, user])
-                other = _other_user(table.groups, users, user, rng)
-                row.append(_judge(prior, embeddings, people, user, other, count, blocks, rng))
+            for user in draw.chosen:
+                row.append(judge.judge(draw.task(user, repeat), with_control=repeat < controls))
+                done += 1
                 if progress is not None:
-                    done = place * repeats * len(users) + repeat * len(users) + len(row)
-                    progress(done, len(shots) * repeats * len(users))
+                    progress(done, total)
             tasks.append(row)
-        groups = [table.groups[user] for user in users]
-        results.append(_summarize(count, tasks, groups, len(people) - len(users), seed))
-    return results
+        results.append(_summarize(draw, tasks))
+    conditions = Conditions.of(
+        table, scale, shots=shots, repeats=repeats, seed=seed, drawn_users=users, curve=curve
+    )
+    return Evaluation(personalizer.name, conditions, tuple(results), dict(facts or {}))
+
+
+class _People:
+    """Who rated which pictures how, on [0, 1]."""
+
+    def __init__(self, table: RatingTable, scale: RatingScale) -> None:
+        self.rated = [(images, scale.to_unit(ratings)) for _, images, ratings in table.by_user()]
+        self.groups = table.groups
+        self.digests = table.person_digests()
+
+    def with_ratings(self, count: int) -> list[int]:
+        """Return those with at least so many ratings.
+
+        Raises:
+            RatingError: There is nobody.
+        """
+        able = [user for user, (images, _) in enumerate(self.rated) if len(images) >= count]
+        if not able:
+            raise RatingError(
+                f"nobody has rated {count - _SMALLEST_QUERY} pictures and {_SMALLEST_QUERY} more to judge "
+                f"by; the most are {max(len(images) for images, _ in self.rated)}"
+            )
+        return able
+
+
+def _draw_users(people: _People, most_shots: int, count: int | None, seed: int) -> Set[int] | None:
+    able = people.with_ratings(most_shots + _SMALLEST_QUERY)
+    if count is None:
+        return None
+    if not 1 <= count <= len(able):
+        raise RatingError(
+            f"{count} people cannot be drawn: {len(able)} have rated {most_shots} pictures and "
+            f"{_SMALLEST_QUERY} more; ask for 1 to {len(able)}"
+        )
+    return set(np.random.default_rng(seed).permutation(able)[:count].tolist())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Task:
+    """One person's support and query sets, and somebody else's ratings as a control.
+
+    Attributes:
+        support: K pictures.
+        query: (Q,) positions of the other pictures.
+        ratings: (Q,) of these, on [0, 1].
+        control: K pictures and ratings; None if nobody has enough of them.
+    """
+
+    support: Support
+    query: IntArray
+    ratings: FloatArray
+    control: Support | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Draw:
+    """How tasks with M support pictures are drawn.
+
+    Attributes:
+        people: Who rated what.
+        shots: M.
+        held: Pictures held back from the query sets: M of them, or as many as the largest M of a curve.
+        seed: Of the draws.
+        drawn: The people to judge; None for all.
+    """
+
+    people: _People
+    shots: int
+    held: int
+    seed: int
+    drawn: Set[int] | None
+
+    @property
+    def able(self) -> list[int]:
+        """Those with enough ratings to be judged or to be a control."""
+        return self.people.with_ratings(self.held + _SMALLEST_QUERY)
+
+    @property
+    def chosen(self) -> list[int]:
+        """Those to judge."""
+        return [user for user in self.able if self.drawn is None or user in self.drawn]
+
+    def task(self, user: int, repeat: int) -> _Task:
+        """Draw one task."""
+        rng = np.random.default_rng([self.seed, self.held, repeat, user])
+        other = _other_user(self.people.groups, self.able, user, rng)
+        images, ratings = self.people.rated[user]
+        order = rng.permutation(len(images))
+        support, query = order[: self.shots], order[self.held :]
+        theirs = None
+        if other is not None:
+            theirs = _ratings_of_other(
+                self.people.rated[other], images[support], images[query], self.shots, rng
+            )
+        seed = int(rng.integers(2**31))
+        # With fewer ratings the control would be weaker than what it controls for.
+        control = Support(*theirs, seed) if theirs is not None and len(theirs[0]) == self.shots else None
+        return _Task(Support(images[support], ratings[support], seed), images[query], ratings[query], control)
 
 
 def _other_user(
-    groups: Sequence[str], users: Sequence[int], user: int, rng: np.random.Generator
+    groups: Sequence[str], able: Sequence[int], user: int, rng: np.random.Generator
 ) -> int | None:
-    others = [other for other in users if other != user and groups[other] == groups[user]]
+    others = [other for other in able if other != user and groups[other] == groups[user]]
     return int(rng.choice(others)) if others else None
 
 
-def _judge(
-    prior: Prior,
-    embeddings: FloatArray,
-    people: Sequence[tuple[npt.NDArray[np.intp], FloatArray]],
-    user: int,
-    other: int | None,
-    shots: int,
-    blocks: npt.NDArray[np.intp],
-    rng: np.random.Generator,
-) -> _Judged:
-    images, ratings = people[user]
-    order = rng.permutation(len(images))
-    support, query = order[:shots], order[shots:]
-    pictures = embeddings[images[query]]
-    generic = prior.generic(pictures)
-    personal, std = _adapted(prior, embeddings, images[support], ratings[support], pictures)
-    control = np.full(len(query), np.nan)
-    if other is not None:
-        chosen, given = _ratings_of_other(people[other], images[support], images[query], shots, rng)
-        if len(chosen) == shots:  # with fewer the control would be weaker than what it controls for
-            control = _adapted(prior, embeddings, chosen, given, pictures)[0]
-    errors = np.zeros(0) if std is None else np.abs(ratings[query] - personal) / std
-    coverage = float(np.mean(errors <= _Z90)) if len(errors) else float("nan")
-    masks = [np.ones(len(query), bool), *(blocks[images[query]] != block for block in range(_BLOCKS))]
-    correlations = np.array(
-        [
-            [_correlation(ratings[query][mask], scores[mask]) for mask in masks]
-            for scores in (generic, personal, control)
-        ]
-    )
-    return _Judged(correlations, coverage, errors, bool(np.isfinite(control).all()))
-
-
-def _adapted(
-    prior: Prior,
-    embeddings: FloatArray,
-    images: npt.NDArray[np.intp],
-    ratings: FloatArray,
-    pictures: FloatArray,
-) -> tuple[FloatArray, FloatArray | None]:
-    """Score pictures after adaptation; by the prior, without deviations, where the ratings are all equal."""
-    if len(images) < 2 or np.ptp(ratings) == 0:
-        return prior.generic(pictures), None
-    names = tuple(map(str, images))
-    head = adapt(prior, SupportSet(embeddings[images], np.asarray(ratings, dtype=np.float64), names))
-    mean, std, _ = head.predict(pictures)
-    return mean, std
-
-
 def _ratings_of_other(
-    other: tuple[npt.NDArray[np.intp], FloatArray],
-    support: npt.NDArray[np.intp],
-    query: npt.NDArray[np.intp],
+    other: tuple[IntArray, FloatArray],
+    support: IntArray,
+    query: IntArray,
     shots: int,
     rng: np.random.Generator,
-) -> tuple[npt.NDArray[np.intp], FloatArray]:
+) -> tuple[IntArray, FloatArray]:
     """Take M ratings of another person: of the same pictures first, never of the query pictures."""
     images, ratings = other
     order = rng.permutation(len(images))
@@ -223,62 +231,171 @@ def _ratings_of_other(
     return images[order], ratings[order]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Adapted:
+    """What a method makes of a support set.
+
+    Attributes:
+        scores: (Q,) of the query pictures.
+        std: (Q,) their standard deviations; None if the method knows none.
+        seconds: To adapt; nan if the prior had to stand in.
+    """
+
+    scores: FloatArray
+    std: FloatArray | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _JudgedTask:
+    """What was found in one task.
+
+    Attributes:
+        correlations: SROCC by method, (3, 1 + blocks), with all query pictures and without each block.
+        measures: (2, 3) of prior and personal: PLCC, pairwise accuracy, mean absolute error.
+        errors: (Q,) absolute errors of the personal scores in standard deviations; (0,) without these.
+        seconds: To adapt; nan if the prior had to stand in.
+        is_collapsed: Whether the personal scores are all equal or not finite.
+        has_control: Whether there was one.
+    """
+
+    correlations: FloatArray
+    measures: FloatArray
+    errors: FloatArray = field(default_factory=lambda: np.zeros(0))
+    seconds: float = float("nan")
+    is_collapsed: bool = False
+    has_control: bool = True
+
+    @property
+    def coverage(self) -> float:
+        """Share of the ratings inside their 90 % interval; nan without standard deviations."""
+        return float(np.mean(self.errors <= _Z90)) if len(self.errors) else float("nan")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Judge:
+    """Runs a method on tasks; ``generic`` (N,) are the prior's scores, ``blocks`` (N,) those of pictures."""
+
+    personalizer: Personalizer
+    generic: FloatArray
+    blocks: IntArray
+    scale: RatingScale
+
+    def judge(self, task: _Task, *, with_control: bool) -> _JudgedTask:
+        """Judge prior, own and another person's ratings on one query set."""
+        own = self._adapt(task.support, task.query)
+        control = self._adapt(task.control, task.query) if task.control and with_control else None
+        query = self.blocks[task.query]
+        masks = [np.ones(len(query), bool), *(query != block for block in range(_BLOCKS))]
+        nothing = np.full(len(masks), np.nan)
+        generic = self.generic[task.query]
+        rows = [_correlations(task.ratings, scores, masks) for scores in (generic, own.scores)]
+        rows.append(nothing if control is None else _correlations(task.ratings, control.scores, masks))
+        is_finite = bool(np.isfinite(own.scores).all())
+        errors = np.zeros(0) if own.std is None else np.abs(task.ratings - own.scores) / own.std
+        return _JudgedTask(
+            correlations=np.array(rows),
+            measures=np.array([self._measures(task.ratings, scores) for scores in (generic, own.scores)]),
+            errors=errors,
+            seconds=own.seconds,
+            is_collapsed=not is_finite or bool(np.ptp(own.scores) == 0),
+            has_control=control is not None,
+        )
+
+    def _adapt(self, support: Support, query: IntArray) -> _Adapted:
+        """Score query pictures after adaptation; by the prior where equal ratings teach a method nothing."""
+        begun = time.perf_counter()
+        try:
+            predictor = self.personalizer.personalize(support)
+        except RatingError:
+            if len(support.ratings) > 1 and np.ptp(support.ratings) > 0:
+                raise
+            return _Adapted(self.generic[query], None, float("nan"))
+        seconds = time.perf_counter() - begun
+        return _Adapted(*predictor.predict(query), seconds)
+
+    def _measures(self, ratings: FloatArray, scores: FloatArray) -> list[float]:
+        scores = _without_collapse(scores)
+        error = float(np.abs(ratings - scores).mean()) * self.scale.span
+        return [plcc(ratings, scores), pairwise_accuracy(ratings, scores), error]
+
+
+def _correlations(
+    ratings: FloatArray, scores: FloatArray, masks: Sequence[npt.NDArray[np.bool_]]
+) -> FloatArray:
+    scores = _without_collapse(scores)
+    return np.array([_correlation(ratings[mask], scores[mask]) for mask in masks])
+
+
 def _correlation(ratings: FloatArray, scores: FloatArray) -> float:
-    if len(ratings) < 2 or not np.isfinite(scores).all():
-        return float("nan")
-    return srocc(ratings, scores)
+    return srocc(ratings, scores) if len(ratings) > 1 else float("nan")
 
 
-def _summarize(
-    shots: int, tasks: Sequence[Sequence[_Judged]], groups: Sequence[str], left_out: int, seed: int
-) -> ShotsResult:
+def _without_collapse(scores: FloatArray) -> FloatArray:
+    """Let a model that broke down earn what a constant score earns, 0, rather than be left out."""
+    return scores if np.isfinite(scores).all() else np.zeros(len(scores))
+
+
+def _summarize(draw: _Draw, tasks: Sequence[Sequence[_JudgedTask]]) -> ShotsResult:
+    people = tuple(draw.people.digests[user] for user in draw.chosen)
+    groups = tuple(draw.people.groups[user] for user in draw.chosen)
     # (repeats, users, methods, 1 + blocks)
     values = np.array([[task.correlations for task in row] for row in tasks])
     by_name = {name: values[:, :, index] for index, name in enumerate(METHODS)}
     by_name["personal-prior"] = by_name["personal"] - by_name["prior"]
     by_name["personal-shuffled"] = by_name["personal"] - by_name["shuffled"]
-    coverage = np.array([[task.coverage for task in row] for row in tasks])
-    known = ~np.isnan(coverage).all(axis=0)
-    per_user = np.nanmean(coverage[:, known], axis=0) if known.any() else np.full(1, np.nan)
-    errors = np.concatenate([task.errors for row in tasks for task in row])
+    without_blocks = {name: _without_blocks(part) for name, part in by_name.items()}
+    is_undefined = np.isnan(by_name["prior"][:, :, 0])
+    every = [task for row in tasks for task in row]
+    coverage, quantiles = _coverage(np.array([[task.coverage for task in row] for row in tasks]))
+    errors = np.concatenate([task.errors for task in every])
+    seconds = np.array([task.seconds for task in every])
     return ShotsResult(
-        shots=shots,
-        users=len(groups),
-        left_out=left_out,
-        uncontrolled=sum(not task.has_control for row in tasks for task in row),
-        undefined=int(np.isnan(by_name["prior"][:, :, 0]).sum()),
-        constant_support=sum(not len(task.errors) for row in tasks for task in row),
-        figures={name: _figure(part, groups, seed) for name, part in by_name.items()},
-        coverage=float(per_user.mean()),
-        coverage_quantiles=tuple(float(value) for value in np.quantile(per_user, _COVERAGE_QUANTILES)),
+        shots=draw.shots,
+        users=len(people),
+        left_out=len(draw.people.rated) - len(draw.able),
+        uncontrolled=sum(not task.has_control for task in every),
+        undefined=int(is_undefined.sum()),
+        undefined_people=tuple(np.array(people)[is_undefined.all(axis=0)].tolist()),
+        constant_support=int(np.isnan(seconds).sum()),
+        collapsed=sum(task.is_collapsed for task in every),
+        figures={
+            name: summarize(part[:, :, 0], without_blocks[name], is_undefined, groups, seed=draw.seed)
+            for name, part in by_name.items()
+        },
+        measures=_mean_measures(np.array([[task.measures for task in row] for row in tasks])),
+        coverage=coverage,
+        coverage_quantiles=quantiles,
         calibration=float(np.quantile(errors, 0.9) / _Z90) if len(errors) else float("nan"),
-    )
-
-
-def _figure(values: FloatArray, groups: Sequence[str], seed: int) -> Figure:
-    """Summarize one method: values (repeats, users, 1 + blocks)."""
-    whole = values[:, :, 0]
-    is_known = ~np.isnan(whole)
-    users = np.flatnonzero(is_known.any(axis=0)).tolist()
-    if not users:
-        nowhere = float("nan")
-        return Figure(nowhere, nowhere, Interval(nowhere, nowhere), nowhere)
-    per_repeat = np.nanmean(whole[is_known.any(axis=1)], axis=1)
-    per_user = np.nanmean(whole[:, users], axis=0)
-    strata = [groups[user] for user in users]
-    return Figure(
-        mean=float(per_repeat.mean()),
-        std=float(per_repeat.std(ddof=1)) if len(per_repeat) > 1 else 0.0,
-        interval=bootstrap_over_users(per_user, strata, seed=seed),
-        picture_error=jackknife_over_blocks(
-            _mean_of_known(values[:, :, block]) for block in range(1, values.shape[2])
+        seconds_to_adapt=float(np.nanmedian(seconds)) if np.isfinite(seconds).any() else float("nan"),
+        judged=Judged(
+            people=people,
+            groups=groups,
+            correlations={name: by_name[name][:, :, 0] for name in METHODS},
+            without_blocks={name: without_blocks[name] for name in METHODS},
         ),
     )
 
 
-def _mean_of_known(values: FloatArray) -> float:
-    is_known = ~np.isnan(values)
-    return float(values[is_known].mean()) if is_known.any() else float("nan")
+def _without_blocks(values: FloatArray) -> FloatArray:
+    """Return the mean of values (R, U, 1 + blocks) without each block of pictures, (blocks,)."""
+    return np.array([mean_of_known(values[:, :, block]) for block in range(1, values.shape[2])])
+
+
+def _coverage(values: FloatArray) -> tuple[float, tuple[float, ...]]:
+    """Return the mean over users of coverages (R, U), and quantiles over users."""
+    is_known = ~np.isnan(values).all(axis=0)
+    per_user = np.nanmean(values[:, is_known], axis=0) if is_known.any() else np.full(1, np.nan)
+    quantiles = tuple(float(value) for value in np.quantile(per_user, _COVERAGE_QUANTILES))
+    return float(per_user.mean()), quantiles
+
+
+def _mean_measures(values: FloatArray) -> dict[str, dict[str, float]]:
+    """Average measures (R, U, 2, 3) over all tasks."""
+    return {
+        measure: {method: mean_of_known(values[:, :, row, column]) for row, method in enumerate(METHODS[:2])}
+        for column, measure in enumerate(_MEASURES)
+    }
 
 
 def check_unseen(bundle: ModelBundle, table: RatingTable) -> None:
@@ -302,62 +419,3 @@ def check_unseen(bundle: ModelBundle, table: RatingTable) -> None:
             f"of these {len(table.images)} pictures; evaluate on others (--groups), or, knowing that the "
             "figures will be too good, with --allow-seen"
         )
-
-
-def to_json(results: Sequence[ShotsResult]) -> list[dict[str, Any]]:
-    """Return results as what json can store; what could not be measured is None."""
-    return [_without_nan(asdict(result)) for result in results]
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _without_nan(part) for name, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(part) for part in value]
-    return None if isinstance(value, float) and np.isnan(value) else value
-
-
-def to_markdown(results: Sequence[ShotsResult]) -> str:
-    """Return results as a table."""
-    lines = [
-        "| M | users | prior | personal | shuffled control | own - prior | own - shuffled "
-        "| in 90 % interval |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for result in results:
-        cells = [str(result.shots), str(result.users)]
-        cells += [_cell(result.figures[name]) for name in METHODS]
-        cells += [_difference_cell(result.figures[name]) for name in ("personal-prior", "personal-shuffled")]
-        low, high = result.coverage_quantiles[0], result.coverage_quantiles[-1]
-        cells.append(f"{result.coverage:.1%} (users {low:.0%} to {high:.0%})")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", *_LEGEND, *filter(None, map(_remark, results))])
-
-
-_LEGEND = (
-    "SROCC, mean over users; after ± its standard deviation over repeats; [95 % bootstrap interval over",
-    "users, stratified by group, conditional on these pictures]; (standard error by a jackknife over ten",
-    "blocks of query pictures). Behind the share of ratings inside 90 % intervals, 5 to 95 % of users.",
-)
-
-
-def _remark(result: ShotsResult) -> str:
-    """Say what was left out of a row, if anything."""
-    counts = {
-        "users with too few ratings": result.left_out,
-        "tasks without a control": result.uncontrolled,
-        "tasks with equal query ratings, left out": result.undefined,
-        "tasks with equal support ratings, judged by the prior": result.constant_support,
-    }
-    parts = [f"{count} {what}" for what, count in counts.items() if count]
-    return f"M = {result.shots}: {', '.join(parts)}." if parts else ""
-
-
-def _cell(figure: Figure) -> str:
-    low, high = figure.interval
-    return f"{figure.mean:.3f} ± {figure.std:.3f} [{low:.3f}, {high:.3f}] ({figure.picture_error:.3f})"
-
-
-def _difference_cell(figure: Figure) -> str:
-    low, high = figure.interval
-    return f"{figure.mean:+.3f} [{low:+.3f}, {high:+.3f}] ({figure.picture_error:.3f})"

@@ -1,4 +1,4 @@
-"""Folders that appear complete or not at all."""
+"""Files and folders that appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -9,9 +9,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from piaa_sdk.errors import OutputError, PiaaError
+from piaa_sdk.files import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write a text file and the folders it lies in.
+
+    Raises:
+        OutputError: The disk refuses; what stood there before stands there still.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text.encode())
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 @contextlib.contextmanager

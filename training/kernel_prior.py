@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
     from piaa_sdk.array_types import FloatArray
     from piaa_sdk.rating_scale import RatingScale
-    from training.config import AdaptationConfig, GenericConfig, KernelPriorConfig
     from training.data.ratings import RatingTable
+    from training.kernel_config import AdaptationConfig, GenericConfig, KernelPriorConfig
 
     Float64Array = npt.NDArray[np.float64]
 
@@ -84,7 +84,7 @@ def fit(
     )
     views = view_statistics(table, backbone, config, cache=cache, progress=progress)
     network = fit_embedding(backbone, pictures, views, config)
-    means = scale.to_unit(table.mean_scores())
+    means = scale.to_unit(table.mean_ratings())
     prior, generic = fit_prior(embed(network, pictures), embed(network, views), means, config)
     _LOG.info("generic head: ridge %g, cross-validated error %.4f", generic.strength, generic.error)
     return KernelPriorFit(network, prior, generic.strength, generic.error)

@@ -11,7 +11,13 @@ import onnx
 import pytest
 
 from export import bundle_writer
-from export.bundle_writer import BundleReport, preprocessing_of, rating_scale, write_bundle
+from export.bundle_writer import (
+    BundleReport,
+    _without_people,
+    preprocessing_of,
+    rating_scale,
+    write_bundle,
+)
 from export.parity import ParityError, embed_with_torch
 from piaa_sdk.backbone import Backbone
 from piaa_sdk.bundle import ModelBundle
@@ -66,6 +72,12 @@ def test_metrics_tell_what_was_measured_on_what(bundle_folder: Path) -> None:
     assert parity["pictures"] == 7
     assert 0 <= parity["embedding"] < 1e-4
     assert metrics == {"format_version": 1, "measured": FACTS.measured, "records": [RECORD]}
+
+
+def test_what_single_people_were_found_to_be_like_is_not_published() -> None:
+    [result] = RECORD["results"]
+    judged = {"judged": {"people": ["a" * 64]}, "undefined_people": ["b" * 64]}
+    assert _without_people({**RECORD, "results": [result | judged]}) == RECORD
 
 
 def test_the_sdk_embeds_as_the_network_does(

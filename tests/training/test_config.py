@@ -10,7 +10,8 @@ import pytest
 
 from piaa_sdk.bundle import DECODING_RULE, MAX_EMBEDDING_DIM
 from piaa_sdk.errors import ModelFormatError
-from training.config import CONFIG_FOLDER, KernelPriorConfig
+from training.config import CONFIG_FOLDER
+from training.kernel_config import KernelPriorConfig
 from training.readouts import slices_of
 
 if TYPE_CHECKING:
@@ -53,18 +54,18 @@ def test_a_configuration_cannot_be_changed() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("\nfolds =", "\n# folds =", "settings missing or not known: folds"),
-        ("\nfolds =", "\nfold =", "settings missing or not known: fold, folds"),
-        ("\n[generic]", "\n[generic]\ncentres = 3", "settings missing or not known: centres"),
-        ("\nseed =", "\n# seed =", "settings missing or not known: seed"),
-        ("\nstd_factor =", "\nstd_faktor =", "settings missing or not known: std_factor, std_faktor"),
-        ("\nsize =", "\n# size =", "settings missing or not known: size"),
-        ("\nsize =", "\nmean = 127\nsize =", "settings missing or not known: mean"),
-        ("\nsize =", "\ndecoding_rule = 1\nsize =", "settings missing or not known: decoding_rule"),
+        ("\nfolds =", "\n# folds =", "missing or not known: folds"),
+        ("\nfolds =", "\nfold =", "missing or not known: fold, folds"),
+        ("\n[generic]", "\n[generic]\ncentres = 3", "missing or not known: centres"),
+        ("\nseed =", "\n# seed =", "missing or not known: seed"),
+        ("\nstd_factor =", "\nstd_faktor =", "missing or not known: std_factor, std_faktor"),
+        ("\nsize =", "\n# size =", "missing or not known: size"),
+        ("\nsize =", "\nmean = 127\nsize =", "missing or not known: mean"),
+        ("\nsize =", "\ndecoding_rule = 1\nsize =", "missing or not known: decoding_rule"),
         ("\nsize = 224", "\nsize = 3", "size"),
         ('"squash"', '"crop"', "crop"),
-        ("\n[generic]", "\n[generics]", "has the sections .*'generics'.* must have .*'generic'"),
-        ("\n[generic]", "\n[reptile]\n[generic]", "has the sections .*'reptile'"),
+        ("\n[generic]", "\n[generics]", "sections: missing or not known: generic, generics"),
+        ("\n[generic]", "\n[reptile]\n[generic]", "sections: missing or not known: reptile"),
         ("\nsize =", "\nsize = =", "not a configuration"),
     ],
 )

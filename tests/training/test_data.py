@@ -55,8 +55,8 @@ def test_table_is_sorted_by_user_then_image(folder: Path) -> None:
     assert table.images == ("images/1.png", "images/2.png", "images/3.png")
     assert table.user_index.tolist() == [0, 0, 1, 2]
     assert table.image_index.tolist() == [0, 1, 1, 2]
-    assert table.scores.tolist() == [3, 4, 5, 7]
-    assert table.mean_scores().tolist() == [3, 4.5, 7]
+    assert table.ratings.tolist() == [3, 4, 5, 7]
+    assert table.mean_ratings().tolist() == [3, 4.5, 7]
     assert table.paths() == [folder / "images" / f"{number}.png" for number in (1, 2, 3)]
     by_user = [(user, images.tolist(), scores.tolist()) for user, images, scores in table.by_user()]
     assert by_user == [("ann", [0, 1], [3, 4]), ("bob", [1], [5]), ("eve", [2], [7])]
@@ -66,7 +66,7 @@ def test_table_is_sorted_by_user_then_image(folder: Path) -> None:
 def test_groups_keep_their_people_and_pictures_only(folder: Path) -> None:
     """Unseen people and unseen pictures: what another group rated must not come along."""
     table = read_rating_table(folder, {"b"})
-    assert (table.users, table.images, table.scores.tolist()) == (("eve",), ("images/3.png",), [7])
+    assert (table.users, table.images, table.ratings.tolist()) == (("eve",), ("images/3.png",), [7])
     assert (table.user_index.tolist(), table.image_index.tolist()) == ([0], [0])
     with pytest.raises(RatingError, match="no group 'c'; there are a, b"):
         read_rating_table(folder, {"a", "c"})
@@ -81,7 +81,7 @@ def test_repeated_ratings_are_merged_to_their_mean_and_counted(folder: Path) -> 
     with (folder / "ratings.csv").open("a") as file:
         file.write("ann,images/1.png,3\nann,./images/2.png,6\n")
     table = read_rating_table(folder)
-    assert table.scores.tolist() == [3, 5, 5, 7]
+    assert table.ratings.tolist() == [3, 5, 5, 7]
     assert (table.report.merged, table.report.contradictory, table.report.absent) == (2, 1, 0)
     assert "2 repeated ones merged (1 contradictory)" in str(table)
 
@@ -98,7 +98,7 @@ def test_files_of_spreadsheets_are_read(folder: Path) -> None:
     """A byte order mark, CRLF, other columns in another order and blank lines are no reason to fail."""
     text = "score,note,image,user\r\n3,x,images/1.png,ann\r\n\r\n5,,images/2.png,bob\r\n"
     (folder / "ratings.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
-    assert read_rating_table(folder).scores.tolist() == [3, 5]
+    assert read_rating_table(folder).ratings.tolist() == [3, 5]
 
 
 @pytest.mark.parametrize(

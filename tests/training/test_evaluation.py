@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pytest
@@ -13,22 +14,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from piaa_sdk.bundle import DECODING_RULE, ModelBundle, Preprocessing
-from piaa_sdk.errors import RatingError
+from piaa_sdk.errors import ModelFormatError, RatingError, SupportSetError
 from piaa_sdk.head import AdaptationGrid, Prior, arc_cosine_kernel
 from piaa_sdk.rating_scale import RatingScale
 from training.data.ratings import RatingTable, person_digest, picture_digest
 from training.evaluation import (
-    ShotsResult,
-    _adapted,
-    _figure,
-    _Judged,
+    _Draw,
+    _JudgedTask,
+    _People,
     _ratings_of_other,
     _summarize,
     check_unseen,
     evaluate,
-    to_json,
-    to_markdown,
 )
+from training.evaluation_record import Evaluation, ShotsResult, to_text
+from training.personalizers import KernelPersonalizer, Support
+from training.tables import one_method
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -87,7 +88,7 @@ def make_table(
         images=tuple(f"{image}.png" for image in range(matrix.shape[1])),
         user_index=user_index,
         image_index=image_index,
-        scores=matrix[user_index, image_index],
+        ratings=matrix[user_index, image_index],
     )
 
 
@@ -103,20 +104,65 @@ def people_with_taste(embeddings: FloatArray, count: int, seed: int = 1) -> list
     return people
 
 
-def run(
+def judge(
     ratings: Sequence[FloatArray] | FloatArray,
     embeddings: FloatArray,
     groups: Sequence[str] | None = None,
     *,
     shots: Sequence[int] = (12,),
     repeats: int = 3,
-    seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[ShotsResult]:
+    **options: Any,
+) -> Evaluation:
+    personalizer = KernelPersonalizer("closed form", make_prior(), embeddings)
     table = make_table(ratings, groups)
-    return evaluate(
-        make_prior(), table, embeddings, UNIT, shots=shots, repeats=repeats, seed=seed, progress=progress
-    )
+    return evaluate(personalizer, table, UNIT, shots=shots, repeats=repeats, **options)
+
+
+def run(
+    ratings: Sequence[FloatArray] | FloatArray,
+    embeddings: FloatArray,
+    groups: Sequence[str] | None = None,
+    **options: Any,
+) -> tuple[ShotsResult, ...]:
+    return judge(ratings, embeddings, groups, **options).results
+
+
+def without_clock(evaluation: Evaluation) -> dict[str, Any]:
+    record = evaluation.to_json()
+    for result in record["results"]:
+        del result["seconds_to_adapt"]
+    return record
+
+
+@dataclass(frozen=True, eq=False)
+class Told:
+    """A method that scores what it is told to, and notes what it was given.
+
+    ``learn`` makes a person's scores (N,) of all pictures from a support set.
+    """
+
+    prior: FloatArray
+    learn: Callable[[Support], FloatArray]
+    supports: list[Support] = field(default_factory=list)
+    queries: list[list[int]] = field(default_factory=list)
+    name: str = "told"
+
+    def generic(self, images: npt.NDArray[np.intp]) -> FloatArray:
+        return self.prior[images]
+
+    def personalize(self, support: Support) -> ToldPredictor:
+        self.supports.append(support)
+        return ToldPredictor(self.learn(support), self.queries)
+
+
+@dataclass(frozen=True, eq=False)
+class ToldPredictor:
+    scores: FloatArray
+    queries: list[list[int]]
+
+    def predict(self, images: npt.NDArray[np.intp]) -> tuple[FloatArray, None]:
+        self.queries.append(sorted(images.tolist()))
+        return self.scores[images], None
 
 
 def test_a_taste_of_ones_own_is_found() -> None:
@@ -158,7 +204,12 @@ def test_the_scale_of_the_ratings_does_not_matter() -> None:
     ratings = people_with_taste(embeddings, 3)
     [unit] = run(ratings, embeddings)
     stretched = make_table([1 + 6 * person for person in ratings])
-    [seven] = evaluate(make_prior(), stretched, embeddings, RatingScale(1, 7), shots=[12], repeats=3)
+    method = KernelPersonalizer("closed form", make_prior(), embeddings)
+    [seven] = evaluate(method, stretched, RatingScale(1, 7), shots=[12], repeats=3).results
+    for name in ("prior", "personal"):
+        in_sevenths = seven.measures["mean_absolute_error"][name]
+        assert in_sevenths == pytest.approx(6 * unit.measures["mean_absolute_error"][name])
+        assert seven.measures["plcc"][name] == pytest.approx(unit.measures["plcc"][name])
     assert seven.coverage == pytest.approx(unit.coverage)
     assert seven.figures["personal"].mean == pytest.approx(unit.figures["personal"].mean)
 
@@ -166,9 +217,9 @@ def test_the_scale_of_the_ratings_does_not_matter() -> None:
 def test_a_seed_decides_everything() -> None:
     embeddings = make_embeddings(40)
     ratings = people_with_taste(embeddings, 3)
-    first, again, other = (run(ratings, embeddings, seed=seed) for seed in (4, 4, 5))
-    assert first == again
-    assert first[0].figures["personal"].mean != other[0].figures["personal"].mean
+    first, again, other = (judge(ratings, embeddings, seed=seed) for seed in (4, 4, 5))
+    assert without_clock(first) == without_clock(again)
+    assert first.results[0].figures["personal"].mean != other.results[0].figures["personal"].mean
 
 
 def test_progress_counts_every_task() -> None:
@@ -205,7 +256,12 @@ def test_constant_query_ratings_are_left_out_and_counted() -> None:
     [result] = run([*ratings, np.full(40, 0.7)], embeddings, ["a", "a", "a", "z"])
     assert (result.users, result.undefined, result.constant_support) == (4, 3, 3)
     assert (without.users, without.undefined, without.constant_support) == (3, 0, 0)
-    assert result.figures == without.figures
+    assert result.undefined_people == (person_digest("user 3"),)
+    assert without.undefined_people == ()
+    for name, figure in result.figures.items():
+        assert replace(figure, mean_with_zeros=0.0) == replace(without.figures[name], mean_with_zeros=0.0)
+        assert figure.mean_with_zeros == pytest.approx(0.75 * figure.mean), "one of four people counts as 0"
+        assert without.figures[name].mean_with_zeros == without.figures[name].mean
     assert result.coverage == without.coverage
 
 
@@ -223,23 +279,46 @@ def test_constant_support_ratings_are_judged_by_the_prior() -> None:
     assert result.constant_support + result.undefined == 8
     assert result.figures["personal-prior"].mean == 0
     assert math.isfinite(result.figures["personal"].mean)
-    scores, std = _adapted(make_prior(), embeddings, np.arange(5), np.full(5, 0.5), embeddings)
-    assert std is None
-    assert np.array_equal(scores, make_prior().generic(embeddings))
+    assert result.collapsed == 0
+
+
+def test_only_equal_ratings_excuse_a_method_from_learning() -> None:
+    """What refuses ratings that differ is broken, and the prior must not stand in for it."""
+
+    def refuse(support: Support) -> FloatArray:
+        raise SupportSetError("cannot")
+
+    table = make_table(np.random.default_rng(0).random((1, 30)))
+    with pytest.raises(SupportSetError, match="cannot"):
+        evaluate(Told(np.zeros(30), refuse), table, UNIT, shots=[5], repeats=1)
+    method = KernelPersonalizer("closed form", make_prior(), make_embeddings(30))
+    with pytest.raises(SupportSetError, match="5 ratings without a difference"):
+        method.personalize(Support(np.arange(5), np.full(5, 0.5)))
+
+
+def test_a_method_that_learns_from_equal_ratings_is_asked_to() -> None:
+    """Gradient descent can: nothing is put in the place of its scores."""
+    table = make_table(np.where(np.arange(40) == 7, 0.9, 0.5)[None])
+    method = Told(np.zeros(40), lambda support: np.arange(40.0))
+    [result] = evaluate(method, table, UNIT, shots=[12], repeats=8).results
+    assert result.constant_support == 0
+    assert len(method.supports) == 8
 
 
 def test_somebody_alone_in_a_group_has_no_control() -> None:
     embeddings = make_embeddings(40)
-    [result] = run(people_with_taste(embeddings, 1), embeddings)
+    evaluation = judge(people_with_taste(embeddings, 1), embeddings)
+    [result] = evaluation.results
     assert math.isnan(result.figures["shuffled"].mean)
     assert math.isnan(result.figures["personal-shuffled"].interval.low)
     assert math.isfinite(result.figures["personal"].mean)
-    [stored] = to_json([result])
+    [stored] = evaluation.to_json()["results"]
     assert stored["figures"]["shuffled"] == {
         "mean": None,
         "std": None,
         "interval": [None, None],
         "picture_error": None,
+        "mean_with_zeros": None,
     }
     assert json.loads(json.dumps(stored, allow_nan=False))["figures"]["personal"]["mean"] == pytest.approx(
         result.figures["personal"].mean
@@ -254,10 +333,12 @@ def test_a_control_with_too_few_ratings_is_left_out_and_counted() -> None:
     embeddings = make_embeddings(40)
     ratings = people_with_taste(embeddings, 2)
     ratings[1][22:] = np.nan
-    [result] = run(ratings, embeddings, repeats=4)
+    evaluation = judge(ratings, embeddings, repeats=4)
+    [result] = evaluation.results
     assert (result.users, result.uncontrolled) == (2, 4)
     assert math.isfinite(result.figures["shuffled"].mean)
-    assert "4 tasks without a control" in to_markdown([result])
+    assert result.figures["shuffled"].mean_with_zeros == result.figures["shuffled"].mean
+    assert "4 tasks without a control" in one_method(evaluation)
 
 
 class WatchedPrior(Prior):
@@ -288,7 +369,8 @@ def test_support_and_query_never_meet(pictures: int, shots: int, seed: int, shar
     prior = make_prior(WatchedPrior)
     object.__setattr__(prior, "met", [])
     table = make_table(ratings, ["a", "a", "a", "b"])
-    evaluate(prior, table, embeddings, UNIT, shots=[shots], repeats=2, seed=seed)
+    method = KernelPersonalizer("closed form", prior, embeddings)
+    evaluate(method, table, UNIT, shots=[shots], repeats=2, seed=seed)
     assert prior.met
     for query, support in prior.met:
         assert len(query) >= 10
@@ -320,42 +402,14 @@ def test_the_control_prefers_the_same_pictures_and_never_takes_query_pictures(
     assert ratings.tolist() == (chosen / 20).tolist(), "each picture keeps its own rating"
 
 
-def test_figures_by_hand() -> None:
-    """Two repeats, three users, one of them undefined in the second repeat.
-
-    Means inside the repeats (0.1 + 0.3 + 0.8) / 3 = 0.4 and (0.5 + 0.7) / 2 = 0.6; their mean 0.5, their
-    standard deviation sqrt(2 * 0.1^2 / 1) = 0.1414. Left out in turn, block b gives 0.5 + 0.01 b for b = 0
-    to 9, whose squared deviations add up to 82.5e-4: the jackknife gives sqrt(9 / 10 * 82.5e-4).
-    """
-    whole = np.array([[0.1, 0.3, 0.8], [0.5, 0.7, np.nan]])
-    blocks = np.broadcast_to(0.5 + 0.01 * np.arange(10), (2, 3, 10))
-    figure = _figure(np.concatenate([whole[:, :, None], blocks], axis=2), ["a", "a", "b"], 0)
-    assert figure.mean == pytest.approx(0.5)
-    assert figure.std == pytest.approx(math.sqrt(0.02))
-    assert figure.picture_error == pytest.approx(math.sqrt(0.9 * 82.5e-4))
-    # Users' means are 0.3, 0.5 and 0.8; drawn inside their groups, the first two change, the third does not.
-    assert figure.interval == pytest.approx(((0.3 + 0.3 + 0.8) / 3, (0.5 + 0.5 + 0.8) / 3))
-
-
-def test_one_repeat_has_no_spread() -> None:
-    figure = _figure(np.full((1, 2, 11), 0.25), ["a", "a"], 0)
-    assert (figure.mean, figure.std, figure.picture_error) == (0.25, 0.0, 0.0)
-
-
-def test_a_repeat_or_a_block_without_any_correlation_is_left_out() -> None:
-    """One person, undefined in one repeat and without one block: no warning of numpy, no lost mean."""
-    values = np.full((2, 1, 11), 0.5)
-    values[1] = np.nan
-    values[:, :, 4] = np.nan
-    figure = _figure(values, ["a"], 0)
-    assert (figure.mean, figure.std) == (0.5, 0.0)
-    assert math.isnan(figure.picture_error)
-
-
-def judged(correlations: tuple[float, float, float], errors: Sequence[float]) -> _Judged:
-    found = np.array(errors, dtype=float)
-    coverage = float(np.mean(found <= 1.6448536)) if len(found) else math.nan
-    return _Judged(np.repeat(np.array(correlations)[:, None], 11, axis=1), coverage, found, True)
+def judged(correlations: tuple[float, float, float], errors: Sequence[float]) -> _JudgedTask:
+    """One task, without a block as with it; the method could not learn where there are no errors."""
+    return _JudgedTask(
+        correlations=np.repeat(np.array(correlations)[:, None], 11, axis=1),
+        measures=np.array([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]]) * len(errors),
+        errors=np.array(errors, dtype=float),
+        seconds=float(len(errors)) if errors else math.nan,
+    )
 
 
 def test_counts_and_coverage_by_hand() -> None:
@@ -366,19 +420,187 @@ def test_counts_and_coverage_by_hand() -> None:
     ann = [judged((0.1, 0.4, 0.2), [0.2, 0.4, 0.6, 2.0]), judged((0.3, 0.6, 0.2), [0.8, 1.8])]
     bob = [judged((0.5, 0.5, 0.2), []), judged((math.nan, math.nan, math.nan), [1.0, 1.2, 1.4, 1.6])]
     cat = [judged((0.3, 0.1, 0.2), []), judged((0.3, 0.1, 0.2), [])]
-    result = _summarize(
-        7, [[row[repeat] for row in (ann, bob, cat)] for repeat in (0, 1)], ["a", "a", "b"], 2, 0
-    )
+    ratings = np.random.default_rng(0).random((5, 17))
+    ratings[3:, 0] = np.nan
+    draw = _Draw(_People(make_table(ratings, ["a", "a", "b", "a", "a"]), UNIT), 7, 7, 0, None)
+    result = _summarize(draw, [[row[repeat] for row in (ann, bob, cat)] for repeat in (0, 1)])
     assert (result.shots, result.users, result.left_out) == (7, 3, 2)
     assert (result.uncontrolled, result.undefined, result.constant_support) == (0, 1, 3)
-    assert result.figures["prior"].mean == pytest.approx(((0.1 + 0.5 + 0.3) / 3 + (0.3 + 0.3) / 2) / 2)
-    assert result.figures["personal-prior"].mean == pytest.approx(((0.3 + 0 - 0.2) / 3 + (0.3 - 0.2) / 2) / 2)
+    assert result.undefined_people == (), "Bob is undefined once only"
+    prior, difference = result.figures["prior"], result.figures["personal-prior"]
+    assert prior.mean == pytest.approx(((0.1 + 0.5 + 0.3) / 3 + (0.3 + 0.3) / 2) / 2)
+    assert prior.mean_with_zeros == pytest.approx(((0.1 + 0.5 + 0.3) / 3 + (0.3 + 0 + 0.3) / 3) / 2)
+    assert difference.mean == pytest.approx(((0.3 + 0 - 0.2) / 3 + (0.3 - 0.2) / 2) / 2)
     # Ann 3 of 4 and 1 of 2, Bob 4 of 4; Cat has no interval to be inside of.
     assert result.coverage == pytest.approx(((0.75 + 0.5) / 2 + 1) / 2)
     assert result.coverage_quantiles == pytest.approx(
         tuple(np.quantile([0.625, 1.0], (0.05, 0.25, 0.5, 0.75, 0.95)))
     )
     assert result.calibration == pytest.approx(1.82 / 1.6448536)
+    assert result.seconds_to_adapt == 4, "the middle of 2, 4 and 4"
+    assert result.measures["plcc"] == pytest.approx({"prior": 1 / 6, "personal": 4 / 6})
+    assert result.measures["mean_absolute_error"] == pytest.approx({"prior": 3 / 6, "personal": 1.0})
+    assert result.judged.groups == ("a", "a", "b")
+    assert result.judged.people == tuple(person_digest(f"user {user}") for user in range(3))
+
+
+def test_the_matrix_of_correlations_by_hand() -> None:
+    """Pictures 0 to 11 in this order of ratings; M = 2 leaves ten, so d^2 by pencil gives every cell.
+
+    The prior scores backwards, -1. Ann's own model swaps the highest pair of the query, whose ranks differ by
+    one twice: 1 - 6 * 2 / (10 * 99). Bob's is right, 1.
+    """
+    table = make_table(np.array([np.arange(12.0), np.arange(12.0) + 0.5]) / 12)
+
+    def learn(support: Support) -> FloatArray:
+        scores = np.arange(12.0)
+        if round(12 * support.ratings[0]) == 12 * support.ratings[0]:  # Ann's
+            high = np.setdiff1d(np.arange(12), support.images)[-2:]
+            scores[high] = scores[high[::-1]]
+        return scores
+
+    result = evaluate(Told(-np.arange(12.0), learn), table, UNIT, shots=[2], repeats=2).results[0]
+    by_name = result.judged.correlations
+    np.testing.assert_allclose(by_name["prior"], [[-1, -1], [-1, -1]])
+    np.testing.assert_allclose(by_name["personal"], [[1 - 12 / 990, 1]] * 2)
+    assert result.figures["personal"].mean == pytest.approx(1 - 6 / 990)
+    assert result.measures["pairwise_accuracy"] == pytest.approx({"prior": 0, "personal": 1 - 0.5 / 45})
+    assert math.isnan(result.coverage), "a method without standard deviations has no intervals"
+
+
+@pytest.mark.parametrize("value", [0.25, math.nan, math.inf])
+def test_collapsed_scores_count_as_zero(value: float) -> None:
+    """A model that broke down must not be left out of the mean: that would reward breaking down."""
+    table = make_table(np.random.default_rng(0).random((2, 30)))
+
+    def learn(support: Support) -> FloatArray:
+        return np.full(30, value) if len(method.supports) % 2 else table.ratings[:30]
+
+    method = Told(np.zeros(30), learn)
+    [result] = evaluate(method, table, UNIT, shots=[5], repeats=3, control_repeats=0).results
+    assert result.undefined == 0
+    assert result.collapsed == 3
+    assert result.judged.correlations["personal"][:, 0].tolist() == [0, 0, 0]
+    assert result.figures["prior"].mean == 0
+    json.dumps(result.figures["personal"].mean, allow_nan=False)
+
+
+def test_a_curve_has_one_query_set_and_support_sets_inside_each_other() -> None:
+    table = make_table(np.random.default_rng(0).random((3, 40)))
+    method = Told(np.zeros(40), lambda support: np.arange(40.0))
+    options: dict[str, Any] = {"shots": [5, 20, 10], "repeats": 2, "control_repeats": 0}
+    evaluation = evaluate(method, table, UNIT, curve=True, **options)
+    of_five, of_twenty, of_ten = (method.supports[start : start + 6] for start in (0, 6, 12))
+    for small, middle, large, *queries in zip(
+        of_five, of_ten, of_twenty, *(method.queries[start : start + 6] for start in (0, 6, 12)), strict=True
+    ):
+        assert middle.images[:5].tolist() == small.images.tolist()
+        assert large.images[:10].tolist() == middle.images.tolist()
+        assert queries[0] == queries[1] == queries[2]
+        assert sorted([*queries[0], *large.images.tolist()]) == list(range(40))
+        assert small.seed == middle.seed == large.seed
+    assert len({tuple(query) for query in method.queries[:6]}) == 6, "each person and repeat has its own"
+    priors = [result.judged.correlations["prior"] for result in evaluation.results]
+    np.testing.assert_array_equal(priors[0], priors[1])
+    # The largest M is what it is without a curve.
+    [alone] = evaluate(method, table, UNIT, shots=[20], repeats=2, control_repeats=0).results
+    np.testing.assert_array_equal(
+        alone.judged.correlations["personal"], evaluation.results[1].judged.correlations["personal"]
+    )
+
+
+def test_the_control_is_the_own_model_where_all_are_one_person() -> None:
+    """A limit: everybody has the same ratings of the same pictures."""
+    embeddings = make_embeddings(40)
+    one = people_with_taste(embeddings, 1)[0]
+    for curve in (False, True):
+        for result in run([one] * 4, embeddings, shots=[12, 20], curve=curve):
+            assert result.uncontrolled == 0
+            np.testing.assert_allclose(
+                result.judged.correlations["shuffled"], result.judged.correlations["personal"], atol=1e-9
+            )
+            assert abs(result.figures["personal-shuffled"].mean) < 1e-9
+
+
+def test_own_and_control_draw_alike() -> None:
+    """One seed for both, another one for each task: no difference comes from an adaptation's own draws."""
+    table = make_table(np.random.default_rng(0).random((3, 40)))
+    method = Told(np.zeros(40), lambda support: np.arange(40.0))
+    evaluate(method, table, UNIT, shots=[5], repeats=2)
+    seeds = [support.seed for support in method.supports]
+    assert seeds[::2] == seeds[1::2]
+    assert len(set(seeds)) == 6
+
+
+def test_without_a_control_the_rest_is_the_same() -> None:
+    embeddings = make_embeddings(40)
+    ratings = people_with_taste(embeddings, 3)
+    [with_it], [without] = run(ratings, embeddings), run(ratings, embeddings, control_repeats=0)
+    assert without.uncontrolled == 9
+    assert without.figures["personal"] == with_it.figures["personal"]
+    assert math.isnan(without.figures["shuffled"].mean)
+
+
+def test_drawn_people_are_the_same_for_all_methods_with_the_tasks_they_always_have() -> None:
+    embeddings = make_embeddings(40)
+    ratings = people_with_taste(embeddings, 6)
+    ratings[2][20:] = np.nan  # too few for M = 12: never drawn, though judged with M = 5
+    told = Told(np.zeros(40), lambda support: np.arange(40.0))
+    options: dict[str, Any] = {"shots": [5, 12], "repeats": 2, "users": 3, "seed": 1}
+    drawn, whole = (
+        judge(ratings, embeddings, **options),
+        judge(ratings, embeddings, **options | {"users": None}),
+    )
+    other = evaluate(told, make_table(ratings), UNIT, **options)
+    for result, same_people, everybody in zip(drawn.results, other.results, whole.results, strict=True):
+        assert result.users == 3
+        assert result.judged.people == same_people.judged.people
+        rows = [everybody.judged.people.index(person) for person in result.judged.people]
+        for name, values in result.judged.correlations.items():
+            np.testing.assert_array_equal(values, everybody.judged.correlations[name][:, rows])
+    assert drawn.results[0].judged.people == drawn.results[1].judged.people
+    assert drawn.conditions.drawn_users == 3
+    again = [judge(ratings, embeddings, **options | {"seed": seed}) for seed in range(2, 8)]
+    assert {evaluation.results[0].judged.people for evaluation in again} != {drawn.results[0].judged.people}
+    with pytest.raises(RatingError, match="6 people cannot be drawn: 5 have rated 12 pictures and 10 more"):
+        judge(ratings, embeddings, **options | {"users": 6})
+
+
+def test_no_shots_are_judged_beside_every_m_and_not_alone() -> None:
+    with pytest.raises(RatingError, match="from 1; M = 0 is judged beside"):
+        run(people_with_taste(make_embeddings(40), 2), make_embeddings(40), shots=[0, 10])
+
+
+def test_what_is_stored_is_read_again(tmp_path: Path) -> None:
+    """Everything, undefined people and a missing control included."""
+    embeddings = make_embeddings(40)
+    ratings = [*people_with_taste(embeddings, 2), np.full(40, 0.7)]
+    facts = {"backbone": "some network", "S": 5}
+    evaluation = judge(ratings, embeddings, ["a", "a", "z"], shots=[5, 12], curve=True, facts=facts)
+    path = tmp_path / "evaluation.json"
+    text = to_text(evaluation.to_json() | {"bundle_id": "a further key"})
+    path.write_text(text, encoding="utf-8")
+    read = Evaluation.load(path)
+    assert read.to_json() == evaluation.to_json()
+    assert read.conditions == evaluation.conditions
+    assert read.result(12).figures["personal"] == evaluation.result(12).figures["personal"]
+    assert one_method(read) == one_method(evaluation)
+    assert '"shots": [5, 12],' in text, "a row of numbers is one line"
+
+
+def test_what_is_no_evaluation_is_refused(tmp_path: Path) -> None:
+    embeddings = make_embeddings(40)
+    record = judge(people_with_taste(embeddings, 2), embeddings).to_json()
+    with pytest.raises(ModelFormatError, match="format 2, this version reads 1; evaluate again"):
+        Evaluation.from_json(record | {"format_version": 2})
+    with pytest.raises(ModelFormatError, match=r"no complete evaluation \(KeyError: 'repeats'\)"):
+        Evaluation.from_json({name: value for name, value in record.items() if name != "repeats"})
+    with pytest.raises(ModelFormatError, match=r"correlations of prior are \(3, 2\), not \(4, 2\)"):
+        Evaluation.from_json(record | {"repeats": 4})
+    for content in (b"[1]", b"{", b"\xff"):
+        (tmp_path / "bad.json").write_bytes(content)
+        with pytest.raises(ModelFormatError, match=r"bad\.json"):
+            Evaluation.load(tmp_path / "bad.json")
 
 
 def people_of_the_prior(
@@ -442,7 +664,7 @@ def test_seen_people_and_seen_pictures_are_refused(tmp_path: Path) -> None:
         (tmp_path / f"{image}.png").write_bytes(bytes([image]))
     made = make_table(np.full((2, 3), 0.5))
     table = RatingTable(
-        tmp_path, made.users, made.groups, made.images, made.user_index, made.image_index, made.scores
+        tmp_path, made.users, made.groups, made.images, made.user_index, made.image_index, made.ratings
     )
     strangers = [person_digest("somebody else")], [picture_digest(b"another")]
     check_unseen(bundle_trained_on(*strangers), table)
@@ -453,42 +675,3 @@ def test_seen_people_and_seen_pictures_are_refused(tmp_path: Path) -> None:
         check_unseen(bundle_trained_on(strangers[0], seen), table)
     with pytest.raises(RatingError, match="does not say which people and pictures"):
         check_unseen(bundle_trained_on([], []), table)
-
-
-def test_the_table_shows_every_figure() -> None:
-    result = ShotsResult(
-        shots=7,
-        users=3,
-        left_out=0,
-        uncontrolled=2,
-        undefined=0,
-        constant_support=0,
-        figures={
-            name: _figure(np.full((2, 3, 11), value), ["a"] * 3, 0)
-            for name, value in (
-                ("prior", 0.5),
-                ("personal", 0.625),
-                ("shuffled", 0.5625),
-                ("personal-prior", 0.125),
-                ("personal-shuffled", -0.0625),
-            )
-        },
-        coverage=0.9054,
-        coverage_quantiles=(0.8, 0.85, 0.9, 0.95, 1.0),
-        calibration=1.0,
-    )
-    header, rule, row, blank, *legend, remark = to_markdown([result]).splitlines()
-    assert not blank
-    assert "conditional on these pictures" in " ".join(legend)
-    assert remark == "M = 7: 2 tasks without a control."
-    assert header.count("|") == rule.count("|") == row.count("|")
-    assert [cell.strip() for cell in row.strip("|").split("|")] == [
-        "7",
-        "3",
-        "0.500 ± 0.000 [0.500, 0.500] (0.000)",
-        "0.625 ± 0.000 [0.625, 0.625] (0.000)",
-        "0.562 ± 0.000 [0.562, 0.562] (0.000)",
-        "+0.125 [+0.125, +0.125] (0.000)",
-        "-0.062 [-0.062, -0.062] (0.000)",
-        "90.5% (users 80% to 100%)",
-    ]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from training.intervals import bootstrap_over_users, jackknife_over_blocks
+from training.intervals import bootstrap_over_users, jackknife_over_blocks, mean_of_known, summarize
 
 
 def test_bootstrap_has_the_width_of_theory() -> None:
@@ -64,3 +64,50 @@ def test_jackknife_of_a_mean_by_hand() -> None:
 
 def test_jackknife_without_differences_is_zero() -> None:
     assert jackknife_over_blocks([0.5] * 10) == 0
+
+
+def test_figures_by_hand() -> None:
+    """Two repeats, three users, one of them undefined in the second repeat.
+
+    Means inside the repeats (0.1 + 0.3 + 0.8) / 3 = 0.4 and (0.5 + 0.7) / 2 = 0.6; their mean 0.5, their
+    standard deviation sqrt(2 * 0.1^2 / 1) = 0.1414. Left out in turn, block b gives 0.5 + 0.01 b for b = 0
+    to 9, whose squared deviations add up to 82.5e-4: the jackknife gives sqrt(9 / 10 * 82.5e-4).
+    """
+    whole = np.array([[0.1, 0.3, 0.8], [0.5, 0.7, np.nan]])
+    without = 0.5 + 0.01 * np.arange(10)
+    figure = summarize(whole, without, np.isnan(whole), ["a", "a", "b"])
+    assert figure.mean == pytest.approx(0.5)
+    assert figure.std == pytest.approx(math.sqrt(0.02))
+    assert figure.picture_error == pytest.approx(math.sqrt(0.9 * 82.5e-4))
+    assert figure.mean_with_zeros == pytest.approx((0.4 + (0.5 + 0.7 + 0) / 3) / 2)
+    # Users' means are 0.3, 0.5 and 0.8; drawn inside their groups, the first two change, the third does not.
+    assert figure.interval == pytest.approx(((0.3 + 0.3 + 0.8) / 3, (0.5 + 0.5 + 0.8) / 3))
+
+
+def test_one_repeat_has_no_spread() -> None:
+    figure = summarize(np.full((1, 2), 0.25), np.full(10, 0.25), np.zeros((1, 2), bool), ["a", "a"])
+    assert (figure.mean, figure.std, figure.picture_error) == (0.25, 0.0, 0.0)
+
+
+def test_a_repeat_or_a_block_without_any_correlation_is_left_out() -> None:
+    """One person, undefined in one repeat and without one block: no warning of numpy, no lost mean."""
+    values, without = np.array([[0.5], [np.nan]]), np.full(10, 0.5)
+    without[3] = np.nan
+    figure = summarize(values, without, np.isnan(values), ["a"])
+    assert (figure.mean, figure.std, figure.mean_with_zeros) == (0.5, 0.0, 0.25)
+    assert math.isnan(figure.picture_error)
+
+
+def test_only_constant_ratings_count_as_zero() -> None:
+    """What was never tried, as a control that does not exist, is left out of the second mean as well."""
+    values = np.array([[0.5, np.nan, np.nan]])
+    figure = summarize(values, np.full(10, 0.5), np.array([[False, True, False]]), ["a"] * 3)
+    assert (figure.mean, figure.mean_with_zeros) == (0.5, 0.25)
+    nothing = summarize(np.full((2, 3), np.nan), np.full(10, np.nan), np.zeros((2, 3), bool), ["a"] * 3)
+    assert math.isnan(nothing.mean)
+    assert math.isnan(nothing.mean_with_zeros)
+
+
+def test_the_mean_of_what_is_known() -> None:
+    assert mean_of_known(np.array([[1.0, np.nan], [np.nan, 2.0]])) == 1.5
+    assert math.isnan(mean_of_known(np.full(3, np.nan)))

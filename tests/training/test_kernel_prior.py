@@ -11,10 +11,10 @@ from PIL import Image
 from piaa_sdk.errors import ModelFormatError
 from piaa_sdk.head import Prior, arc_cosine_kernel
 from piaa_sdk.rating_scale import RatingScale
-from training.config import GenericConfig, KernelPriorConfig
 from training.data.images import collect_statistics
 from training.data.ratings import read_rating_table
 from training.embedding_network import StatisticsNetwork
+from training.kernel_config import GenericConfig, KernelPriorConfig
 from training.kernel_prior import (
     KernelPriorFit,
     _cluster_centers,
@@ -322,7 +322,7 @@ def test_the_prior_is_in_the_units_it_states(
     straight, curved = prior.kernels(embeddings, embeddings)
     assert np.diag(straight).mean() == pytest.approx(1)
     np.testing.assert_allclose(np.diag(curved), 1)
-    generic, means = prior.generic(embeddings), RatingScale(1, 7).to_unit(table.mean_scores())
+    generic, means = prior.generic(embeddings), RatingScale(1, 7).to_unit(table.mean_ratings())
     assert generic.mean() == pytest.approx(means.mean(), abs=0.05)
     assert np.corrcoef(generic, means)[0, 1] > 0.7
     assert prior.generic_mean == pytest.approx(generic.mean(), abs=1e-4)

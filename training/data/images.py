@@ -11,7 +11,7 @@ import hashlib
 import json
 import warnings
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import safetensors
@@ -29,7 +29,26 @@ if TYPE_CHECKING:
 
     from piaa_sdk.array_types import FloatArray, PixelArray
     from piaa_sdk.bundle import Preprocessing
-    from training.embedding_network import StatisticsNetwork
+
+
+class PictureReader(Protocol):
+    """Reads numbers out of pictures; for example :class:`training.embedding_network.StatisticsNetwork`.
+
+    Attributes:
+        readouts: What is read out; tells apart numbers that must not be mixed.
+        statistic_count: F.
+        backbone: Whose weights tell them apart too.
+    """
+
+    readouts: tuple[str, ...]
+    backbone: torch.nn.Module
+
+    @property
+    def statistic_count(self) -> int: ...  # noqa: D102
+
+    def raw_statistics(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Read numbers (N, F) out of pixels (N, S, S, 3) uint8."""
+
 
 STATISTICS_RULE = 1
 """Raised whenever the same pixels and weights become other statistics."""
@@ -39,7 +58,7 @@ _SHARD_PICTURES = 1024
 
 def collect_statistics(
     paths: Sequence[Path],
-    network: StatisticsNetwork,
+    network: PictureReader,
     preprocessing: Preprocessing,
     *,
     cache: Path | None = None,
@@ -76,7 +95,7 @@ def collect_statistics(
 def keep_statistics(
     keys: Sequence[str],
     load: Callable[[int], PixelArray],
-    network: StatisticsNetwork,
+    network: PictureReader,
     *,
     folder: Path | None,
     batch_size: int = 16,
@@ -113,14 +132,14 @@ def keep_statistics(
     return np.stack([known[key] for key in keys]) if keys else empty
 
 
-def measure_statistics(network: StatisticsNetwork, pixels: PixelArray) -> FloatArray:
+def measure_statistics(network: PictureReader, pixels: PixelArray) -> FloatArray:
     """Measure the raw statistics (N, F) float32 of pixels (N, S, S, 3) uint8."""
     with torch.inference_mode():
         statistics: FloatArray = network.raw_statistics(torch.from_numpy(pixels)).numpy()
     return statistics
 
 
-def settings_digest(network: StatisticsNetwork, preprocessing: Preprocessing) -> str:
+def settings_digest(network: PictureReader, preprocessing: Preprocessing) -> str:
     """Return what tells apart statistics that must not be mixed: hex, 16 characters.
 
     Weights, readouts, preprocessing and the versions of the packages that decode and compute go in.

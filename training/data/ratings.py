@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import math
 import unicodedata
+from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from piaa_sdk.errors import ImageError, RatingError
+from training.data.reading import image_name, parse_rating, read_rows, shorten_user
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Mapping
+    from pathlib import Path
 
     import numpy.typing as npt
 
@@ -54,7 +55,7 @@ class RatingTable:
         images: N names relative to ``folder``, with ``/``, sorted; each has at least one rating.
         user_index: (R,) position of the rating's user.
         image_index: (R,) position of the rating's image.
-        scores: (R,) float64, the ratings, in the units of the table.
+        ratings: (R,) float64, in the units of the table.
         report: What was not taken over as it stood.
     """
 
@@ -64,11 +65,11 @@ class RatingTable:
     images: tuple[str, ...]
     user_index: npt.NDArray[np.intp]
     image_index: npt.NDArray[np.intp]
-    scores: FloatArray
+    ratings: FloatArray
     report: ReadingReport = ReadingReport()
 
     def __len__(self) -> int:
-        return len(self.scores)
+        return len(self.ratings)
 
     def __str__(self) -> str:
         report = self.report
@@ -91,12 +92,12 @@ class RatingTable:
         """Yield each user's name, the positions of the images rated (K,) and the ratings (K,)."""
         bounds = np.searchsorted(self.user_index, np.arange(len(self.users) + 1))
         for user, start, end in zip(self.users, bounds[:-1], bounds[1:], strict=True):
-            yield user, self.image_index[start:end], self.scores[start:end]
+            yield user, self.image_index[start:end], self.ratings[start:end]
 
-    def mean_scores(self) -> FloatArray:
+    def mean_ratings(self) -> FloatArray:
         """Return the mean rating of each image, (N,), in the units of the table."""
         counts = np.bincount(self.image_index, minlength=len(self.images))
-        sums = np.bincount(self.image_index, weights=self.scores, minlength=len(self.images))
+        sums = np.bincount(self.image_index, weights=self.ratings, minlength=len(self.images))
         return sums / counts
 
     def select(self, groups: Collection[str]) -> RatingTable:
@@ -106,9 +107,16 @@ class RatingTable:
             RatingError: The table has no such group.
         """
         _check_groups(groups, set(self.groups), self.folder)
-        kept = np.array([group in groups for group in self.groups])[self.user_index]
-        users, user_index = np.unique(self.user_index[kept], return_inverse=True)
-        images, image_index = np.unique(self.image_index[kept], return_inverse=True)
+        return self.keep(np.array([group in groups for group in self.groups])[self.user_index])
+
+    def keep(self, is_kept: npt.NDArray[np.bool_]) -> RatingTable:
+        """Keep some ratings, and the users and images that still have one.
+
+        Args:
+            is_kept: (R,), at least one True.
+        """
+        users, user_index = np.unique(self.user_index[is_kept], return_inverse=True)
+        images, image_index = np.unique(self.image_index[is_kept], return_inverse=True)
         return RatingTable(
             folder=self.folder,
             users=tuple(self.users[user] for user in users),
@@ -116,7 +124,7 @@ class RatingTable:
             images=tuple(self.images[image] for image in images),
             user_index=user_index,
             image_index=image_index,
-            scores=self.scores[kept],
+            ratings=self.ratings[is_kept],
             report=self.report,
         )
 
@@ -160,6 +168,71 @@ def digest_of_file(path: Path) -> str:
         raise ImageError(str(path), f"cannot be read: {error.strerror or error}") from error
 
 
+class RatingCollector:
+    """Ratings as a reader comes across them, until they are a table.
+
+    Attributes:
+        raw_counts: Ratings of each user as they were met, repeated ones and absent pictures included.
+        absent: Ratings left out because their picture is not there.
+
+    Args:
+        folder: What the images' names are relative to.
+        source: The file or folder that is read, for messages.
+    """
+
+    def __init__(self, folder: Path, source: Path) -> None:
+        self.raw_counts: Counter[str] = Counter()
+        self.absent = 0
+        self._folder = folder
+        self._source = source
+        self._ratings_by_pair: dict[tuple[str, str], list[float]] = {}
+
+    def add(self, user: str, image: str, rating: float) -> None:
+        """Take over a rating of a picture that is there."""
+        self.raw_counts[user] += 1
+        self._ratings_by_pair.setdefault((user, image), []).append(rating)
+
+    def add_absent(self, user: str) -> None:
+        """Count a rating whose picture is not there."""
+        self.raw_counts[user] += 1
+        self.absent += 1
+
+    def table(self, group_by_user: Mapping[str, str] | None = None) -> RatingTable:
+        """Sort what was collected; a person's ratings of one picture are merged to their mean.
+
+        Args:
+            group_by_user: Group of every user; None puts everybody in the group ``all``.
+
+        Raises:
+            RatingError: There is nothing.
+        """
+        by_pair = self._ratings_by_pair
+        if not by_pair:
+            raise RatingError(
+                f"{self._source}: no rating is left ({self.absent} name pictures that are not in "
+                f"{self._folder}); paths of images are relative to the folder"
+            )
+        users = sorted({user for user, _ in by_pair})
+        images = sorted({image for _, image in by_pair})
+        user_positions = {user: position for position, user in enumerate(users)}
+        image_positions = {image: position for position, image in enumerate(images)}
+        pairs = sorted(by_pair)
+        return RatingTable(
+            folder=self._folder,
+            users=tuple(users),
+            groups=tuple(SINGLE_GROUP if group_by_user is None else group_by_user[user] for user in users),
+            images=tuple(images),
+            user_index=np.array([user_positions[user] for user, _ in pairs], dtype=np.intp),
+            image_index=np.array([image_positions[image] for _, image in pairs], dtype=np.intp),
+            ratings=np.array([math.fsum(by_pair[pair]) / len(by_pair[pair]) for pair in pairs]),
+            report=ReadingReport(
+                absent=self.absent,
+                merged=sum(len(ratings) - 1 for ratings in by_pair.values()),
+                contradictory=sum(len(set(ratings)) > 1 for ratings in by_pair.values()),
+            ),
+        )
+
+
 def read_rating_table(
     folder: Path, groups: Collection[str] | None = None, *, scale: RatingScale | None = None
 ) -> RatingTable:
@@ -178,56 +251,41 @@ def read_rating_table(
         RatingError: A file or column is missing, a line cannot be understood, a user has no group or a
             group no user, or nothing is left.
     """
-    group_by_user = _read_users(folder)
-    scores_by_pair: dict[tuple[str, str], list[float]] = {}
-    is_there: dict[str, bool] = {}
-    absent = 0
-    for line, (user, name, text) in _rows(folder / RATINGS_NAME, ("user", "image", "score")):
-        place = f"{folder / RATINGS_NAME}, line {line}"
-        if group_by_user is not None and user not in group_by_user:
-            raise RatingError(f"{place}: user {user!r} is not in {USERS_NAME}; add a line with a group")
-        image = _image_name(name, place)
-        score = _score(text, scale, place)
-        if image not in is_there:
-            is_there[image] = (folder / image).is_file()
-        if is_there[image]:
-            scores_by_pair.setdefault((user, image), []).append(score)
-        else:
-            absent += 1
-    if not scores_by_pair:
-        raise RatingError(
-            f"{folder / RATINGS_NAME}: no rating is left ({absent} name pictures that are not in {folder}); "
-            "paths of images are relative to the folder"
-        )
-    table = _table(folder, scores_by_pair, group_by_user, absent)
+    collected, group_by_user = collect_ratings(folder, scale)
+    table = collected.table(group_by_user)
     return table if groups is None else table.select(groups)
 
 
-def _table(
-    folder: Path,
-    scores_by_pair: dict[tuple[str, str], list[float]],
-    group_by_user: dict[str, str] | None,
-    absent: int,
-) -> RatingTable:
-    users = sorted({user for user, _ in scores_by_pair})
-    images = sorted({image for _, image in scores_by_pair})
-    user_positions = {user: position for position, user in enumerate(users)}
-    image_positions = {image: position for position, image in enumerate(images)}
-    pairs = sorted(scores_by_pair)
-    return RatingTable(
-        folder=folder,
-        users=tuple(users),
-        groups=tuple(SINGLE_GROUP if group_by_user is None else group_by_user[user] for user in users),
-        images=tuple(images),
-        user_index=np.array([user_positions[user] for user, _ in pairs], dtype=np.intp),
-        image_index=np.array([image_positions[image] for _, image in pairs], dtype=np.intp),
-        scores=np.array([math.fsum(scores_by_pair[pair]) / len(scores_by_pair[pair]) for pair in pairs]),
-        report=ReadingReport(
-            absent=absent,
-            merged=sum(len(scores) - 1 for scores in scores_by_pair.values()),
-            contradictory=sum(len(set(scores)) > 1 for scores in scores_by_pair.values()),
-        ),
-    )
+def collect_ratings(
+    folder: Path, scale: RatingScale | None = None
+) -> tuple[RatingCollector, dict[str, str] | None]:
+    """Read ``ratings.csv`` and ``users.csv``, as :func:`read_rating_table` does.
+
+    Returns:
+        The ratings, and the group of every user, None without ``users.csv``.
+
+    Raises:
+        RatingError: A file or column is missing, or a line cannot be understood.
+    """
+    group_by_user = _read_users(folder)
+    source = folder / RATINGS_NAME
+    collected = RatingCollector(folder, source)
+    is_there: dict[str, bool] = {}
+    for line, (user, name, text) in read_rows(source, ("user", "image", "score")):
+        place = f"{source}, line {line}"
+        if group_by_user is not None and user not in group_by_user:
+            raise RatingError(
+                f"{place}: user {shorten_user(user)!r} is not in {USERS_NAME}; add a line with a group"
+            )
+        image = image_name(name, place)
+        rating = parse_rating(text, scale, place)
+        if image not in is_there:
+            is_there[image] = (folder / image).is_file()
+        if is_there[image]:
+            collected.add(user, image, rating)
+        else:
+            collected.add_absent(user)
+    return collected, group_by_user
 
 
 def _read_users(folder: Path) -> dict[str, str] | None:
@@ -235,56 +293,13 @@ def _read_users(folder: Path) -> dict[str, str] | None:
     if not path.exists():
         return None
     group_by_user: dict[str, str] = {}
-    for line, (user, group) in _rows(path, ("user", "group")):
+    for line, (user, group) in read_rows(path, ("user", "group")):
         if group_by_user.setdefault(user, group) != group:
             raise RatingError(
-                f"{path}, line {line}: user {user!r} is in group {group_by_user[user]!r} and in {group!r}; "
-                "a user is in one group"
+                f"{path}, line {line}: user {shorten_user(user)!r} is in group {group_by_user[user]!r} "
+                f"and in {group!r}; a user is in one group"
             )
     return group_by_user
-
-
-def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """Yield line number and the wanted columns of each row; no value is empty."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            header = next(reader, [])
-            if missing := [column for column in columns if column not in header]:
-                raise RatingError(
-                    f"{path}: no column {missing[0]!r}; its first line must be {','.join(columns)}"
-                )
-            positions = [header.index(column) for column in columns]
-            for row in reader:
-                if not row:
-                    continue
-                values = tuple(row[position] if position < len(row) else "" for position in positions)
-                if "" in values:
-                    raise RatingError(f"{path}, line {reader.line_num}: {columns[values.index('')]} is empty")
-                yield reader.line_num, values
-    except FileNotFoundError as error:
-        raise RatingError(f"{path}: no such file; a folder of ratings holds {RATINGS_NAME}") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise RatingError(f"{path} cannot be read as UTF-8 CSV: {error}") from error
-
-
-def _image_name(name: str, place: str) -> str:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or not path.parts:
-        raise RatingError(f"{place}: image {name!r} must be a path inside the folder")
-    return path.as_posix()
-
-
-def _score(text: str, scale: RatingScale | None, place: str) -> float:
-    try:
-        score = float(text)
-    except ValueError as error:
-        raise RatingError(f"{place}: score {text!r} is not a number") from error
-    if not math.isfinite(score):
-        raise RatingError(f"{place}: score {text!r} is not finite")
-    if scale is not None and score not in scale:
-        raise RatingError(f"{place}: score {score:g} lies outside the scale {scale}")
-    return score
 
 
 def _check_groups(wanted: Collection[str], found: set[str], folder: Path) -> None:

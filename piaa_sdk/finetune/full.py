@@ -1,0 +1,178 @@
+"""Fine-tuning of the whole network to one person's ratings (eqs. 9 to 11), and the descent it is made of."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from piaa_sdk.errors import DivergenceError, ModelFormatError, SupportSetError
+from piaa_sdk.finetune.adam import Adam, AdamSettings
+from piaa_sdk.finetune.network import BATCH_NORMS, Params, is_statistic, mode, scores_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from torch import nn
+
+
+@dataclass(frozen=True, slots=True)
+class FineTuning:
+    """How the prior is fine-tuned to one person.
+
+    Attributes:
+        learning_rate: alpha_f of eq. 11.
+        epochs: P; each is one step on the whole support set. Fixed: no epoch is chosen by its result.
+        adam: Constants of Adam; the moments start at zero for every person.
+        batch_norm: ``frozen`` or ``support``, see :func:`piaa_sdk.finetune.network.mode`.
+    """
+
+    learning_rate: float = 1e-5
+    epochs: int = 20
+    adam: AdamSettings = AdamSettings()
+    batch_norm: str = "frozen"
+
+    def __post_init__(self) -> None:
+        """Refuse settings that mean nothing.
+
+        Raises:
+            ModelFormatError: One of them does.
+        """
+        if self.batch_norm not in BATCH_NORMS:
+            raise ModelFormatError(
+                f"batch_norm is {self.batch_norm!r}, must be one of {', '.join(BATCH_NORMS)}"
+            )
+        if self.epochs < 0 or self.learning_rate < 0:
+            raise ModelFormatError(
+                f"epochs is {self.epochs} and learning_rate {self.learning_rate}; both must be at least 0"
+            )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Examples:
+    """Rated pictures of one person, or of all: K of them.
+
+    Attributes:
+        inputs: What the network takes: pixels (K, S, S, 3) uint8 or embeddings (K, D).
+        ratings: (K,), [0, 1].
+    """
+
+    inputs: torch.Tensor
+    ratings: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.ratings)
+
+
+def fine_tune(
+    network: nn.Module, prior: Params, support: Examples, settings: FineTuning, *, seed: int = 0
+) -> Params:
+    """Fine-tune the prior to one person's ratings (eqs. 9 to 11).
+
+    Args:
+        network: f_theta of eq. 1; its own tensors are neither read nor changed.
+        prior: theta, as :func:`piaa_sdk.finetune.network.params_of` gives it; not changed.
+        support: The person's M rated pictures.
+        settings: Rates and epochs.
+        seed: Of dropout; the same seed gives the same result.
+
+    Returns:
+        theta_te, by the names of the prior.
+
+    Raises:
+        SupportSetError: There are too few pictures for batch normalization on the support.
+    """
+    if len(support) < 2 and settings.batch_norm == "support":
+        raise SupportSetError(
+            f"batch normalization on the support needs 2 pictures or more, got {len(support)}"
+        )
+    rates = dict.fromkeys(prior, settings.learning_rate)
+    params, _ = descend(
+        network,
+        prior,
+        support,
+        settings.epochs,
+        Adam(settings.adam),
+        rates,
+        batch_norm=settings.batch_norm,
+        seed=seed,
+    )
+    return params
+
+
+def descend(
+    network: nn.Module,
+    start: Params,
+    examples: Examples,
+    steps: int,
+    optimizer: Adam,
+    rates: Mapping[str, float],
+    *,
+    batch_norm: str = "frozen",
+    seed: int = 0,
+) -> tuple[Params, float]:
+    """Descend the squared error on the same examples for some steps (eqs. 3 and 4, 7, 10 and 11).
+
+    Args:
+        network: f_theta.
+        start: Where from; not changed.
+        examples: All of them are one batch in every step.
+        steps: S or P.
+        optimizer: Adam with the moments it has; they go on from there.
+        rates: Learning rate by name.
+        batch_norm: See :func:`piaa_sdk.finetune.network.mode`.
+        seed: Of dropout.
+
+    Returns:
+        The tensors after the last step, without gradients, and the loss before the first step (nan without
+        steps).
+
+    Raises:
+        DivergenceError: A loss is not finite.
+    """
+    params = {name: value.detach().clone() for name, value in start.items()}
+    learned = [name for name in params if not is_statistic(name)]
+    losses: list[torch.Tensor] = []
+    with seeded(seed, examples.inputs.device), mode(network, adapting=True, batch_norm=batch_norm):
+        for _ in range(steps):
+            for name in learned:
+                params[name].requires_grad_()
+            loss = squared_error(scores_of(network, params, examples.inputs), examples.ratings)
+            gradients = torch.autograd.grad(loss, [params[name] for name in learned])  # eqs. 3 and 10
+            for name in learned:
+                params[name] = params[name].detach()
+            optimizer.step(params, dict(zip(learned, gradients, strict=True)), rates)
+            losses.append(loss.detach())
+    return params, first_of(losses)
+
+
+def first_of(losses: list[torch.Tensor]) -> float:
+    """Return the first of the losses of successive steps, nan if there is none.
+
+    Raises:
+        DivergenceError: One of them is not finite; the step is named, counted from 1.
+    """
+    if not losses:
+        return math.nan
+    is_finite = torch.isfinite(torch.stack(losses))  # asked once, because asking makes a GPU wait
+    if not bool(is_finite.all()):
+        step = int((~is_finite).nonzero()[0]) + 1
+        found = float(losses[step - 1])
+        raise DivergenceError(f"the loss of step {step} is {found}; lower the learning rates")
+    return float(losses[0])
+
+
+def squared_error(scores: torch.Tensor, ratings: torch.Tensor) -> torch.Tensor:
+    """Return the mean squared error of scores (K,) against ratings (K,) (eqs. 2 and 9)."""
+    return (scores - ratings).square().mean()
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Let torch draw from a seed of its own, for dropout; what it drew from before goes on afterwards."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

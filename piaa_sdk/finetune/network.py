@@ -1,0 +1,218 @@
+"""f_theta of eq. 1: a convolutional backbone, global average pooling and fully connected layers to a score.
+
+::
+
+    pixels (N, S, S, 3) uint8
+      -> (pixels - mean) / std          what the backbone's weights were trained with
+      -> backbone                       embedding (N, D)
+      -> FC -> BN -> activation -> dropout     once per width in ``hidden``
+      -> FC                             score (N,)
+
+A network made without a backbone takes embeddings instead of pixels: the same head on what a frozen backbone
+saw. Its tensors are handled outside the module, as :data:`Params`, because every user starts from the same
+ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from piaa_sdk.errors import ModelFormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+Params = dict[str, torch.Tensor]
+"""Tensors by name: parameters, and the running statistics of batch normalization (``running_mean``, ...)."""
+
+STATISTICS = ("running_mean", "running_var")
+"""How the names of batch normalization's statistics end; they are measured, not learned by gradients."""
+
+ACTIVATIONS = {"relu": nn.ReLU, "prelu": nn.PReLU}
+OUTPUTS = ("linear", "sigmoid")
+BATCH_NORMS = ("frozen", "support")
+
+
+@dataclass(frozen=True, slots=True)
+class HeadConfig:
+    """The fully connected layers.
+
+    Attributes:
+        hidden: Width of each hidden layer; the paper's two layers are one hidden layer and the output.
+        activation: ``relu`` or ``prelu``.
+        dropout: Share of hidden units left out while adapting.
+        output: ``linear``, or ``sigmoid`` to squash scores into (0, 1).
+        standardize: Whether the embedding is standardized first, by the mean and deviation over the training
+            pictures, so that no channel counts by its size alone.
+    """
+
+    hidden: tuple[int, ...] = (256,)
+    activation: str = "prelu"
+    dropout: float = 0.5
+    output: str = "linear"
+    standardize: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what no layers can be made of.
+
+        Raises:
+            ModelFormatError: A setting has a value that is not allowed.
+        """
+        if not self.hidden or min(self.hidden) < 1:
+            raise ModelFormatError(
+                f"hidden is {list(self.hidden)}, must hold one width or more, each above 0"
+            )
+        if self.activation not in ACTIVATIONS:
+            raise ModelFormatError(
+                f"activation is {self.activation!r}, must be one of {', '.join(ACTIVATIONS)}"
+            )
+        if self.output not in OUTPUTS:
+            raise ModelFormatError(f"output is {self.output!r}, must be one of {', '.join(OUTPUTS)}")
+        if not 0 <= self.dropout < 1:
+            raise ModelFormatError(f"dropout is {self.dropout}, must be at least 0 and below 1")
+
+
+class AestheticHead(nn.Module):
+    """From embeddings (N, D) to scores (N,).
+
+    Args:
+        embedding_dim: D.
+        config: The layers.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, embedding_dim: int, config: HeadConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("mean", torch.zeros(embedding_dim))
+        self.register_buffer("std", torch.ones(embedding_dim))
+        layers: list[nn.Module] = []
+        width = embedding_dim
+        for units in config.hidden:
+            layers += [nn.Linear(width, units), nn.BatchNorm1d(units), ACTIVATIONS[config.activation]()]
+            layers.append(nn.Dropout(config.dropout))
+            width = units
+        self.hidden = nn.Sequential(*layers)
+        self.output = nn.Linear(width, 1)
+
+    def hidden_units(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Return what the last hidden layer puts out, (N, H)."""
+        units: torch.Tensor = self.hidden((embeddings - self.mean) / self.std)
+        return units
+
+    def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Score embeddings (N, D): (N,), rating units of [0, 1]."""
+        scores: torch.Tensor = self.output(self.hidden_units(embeddings)).squeeze(1)
+        return torch.sigmoid(scores) if self.config.output == "sigmoid" else scores
+
+
+class AestheticNetwork(nn.Module):
+    """f_theta of eq. 1.
+
+    Args:
+        head: The fully connected layers.
+        backbone: From normalized pictures (N, 3, S, S) to (N, D); None if embeddings come in.
+        pixel_mean: Of each colour, in units of 0 to 255.
+        pixel_std: Of each colour.
+
+    Attributes:
+        autocast: Type that the backbone computes in where it may be less exact, for example
+            ``torch.bfloat16``; None computes in the type of the weights.
+    """
+
+    pixel_mean: torch.Tensor
+    pixel_std: torch.Tensor
+
+    def __init__(
+        self,
+        head: AestheticHead,
+        backbone: nn.Module | None = None,
+        pixel_mean: Sequence[float] = (0.0, 0.0, 0.0),
+        pixel_std: Sequence[float] = (1.0, 1.0, 1.0),
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean))
+        self.register_buffer("pixel_std", torch.tensor(pixel_std))
+        self.autocast: torch.dtype | None = None
+
+    def embed(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return embeddings (N, D) of pixels (N, S, S, 3) uint8, or embeddings as they came in."""
+        if self.backbone is None:
+            return inputs
+        pictures = ((inputs - self.pixel_mean) / self.pixel_std).permute(0, 3, 1, 2)
+        if self.autocast is None:
+            embeddings: torch.Tensor = self.backbone(pictures)
+            return embeddings
+        with torch.autocast(pictures.device.type, dtype=self.autocast):
+            embeddings = self.backbone(pictures)
+        return embeddings.to(self.pixel_mean.dtype)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Score pixels (N, S, S, 3) uint8, or embeddings (N, D) if there is no backbone: (N,)."""
+        scores: torch.Tensor = self.head(self.embed(inputs))
+        return scores
+
+
+def params_of(network: nn.Module) -> Params:
+    """Copy the tensors of a network that adaptation may change."""
+    statistics = {name: value for name, value in network.named_buffers() if is_statistic(name)}
+    return {
+        name: value.detach().clone() for name, value in [*network.named_parameters(), *statistics.items()]
+    }
+
+
+def is_statistic(name: str) -> bool:
+    """Tell whether a name is that of a running statistic of batch normalization."""
+    return name.rpartition(".")[2] in STATISTICS
+
+
+def scores_of(network: nn.Module, params: Params, inputs: torch.Tensor) -> torch.Tensor:
+    """Score inputs with other tensors than the network's own, in the mode that the network is in: (N,).
+
+    Running statistics in ``params`` are updated in place if batch normalization is in training mode.
+    """
+    scores: torch.Tensor = functional_call(network, params, (inputs,))
+    return scores
+
+
+def predict(
+    network: nn.Module, params: Params, inputs: torch.Tensor, *, batch_size: int = 256
+) -> torch.Tensor:
+    """Score inputs (N, ...) without dropout and with running statistics: (N,), no gradients."""
+    with torch.no_grad(), mode(network, adapting=False):
+        device = next(iter(params.values())).device
+        parts = [scores_of(network, params, part.to(device)) for part in torch.split(inputs, batch_size)]
+    return torch.cat(parts)
+
+
+@contextlib.contextmanager
+def mode(network: nn.Module, *, adapting: bool, batch_norm: str = "frozen") -> Iterator[None]:
+    """Put a network in the mode of adaptation or of scoring, and back.
+
+    Args:
+        network: The network.
+        adapting: Dropout is on while adapting.
+        batch_norm: While adapting, whether batch normalization uses its running statistics (``frozen``) or
+            those of the batch, which then also move the running ones (``support``).
+    """
+    before = [(module, module.training) for module in network.modules()]
+    network.train(adapting)
+    if batch_norm == "frozen":
+        for module in network.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+    try:
+        yield
+    finally:
+        for module, was_training in before:
+            module.training = was_training

@@ -1,0 +1,173 @@
+"""Methods against each other, on evaluations written by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from piaa_sdk.errors import RatingError
+from training.comparison import compare
+from training.evaluation_record import Conditions, Evaluation, Judged, ShotsResult
+from training.intervals import summarize
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy.typing as npt
+
+PEOPLE, GROUPS = ("ann", "bob", "cat"), ("a", "a", "b")
+CONDITIONS = Conditions(
+    data="some-photographs",
+    groups=("a", "b"),
+    users=3,
+    pictures=40,
+    ratings=120,
+    table="0123",
+    rating_scale=(1, 7),
+    shots=(10,),
+    repeats=2,
+    seed=0,
+    drawn_users=None,
+    curve=False,
+)
+
+
+def make_evaluation(
+    method: str,
+    personal: npt.ArrayLike,
+    *,
+    prior: npt.ArrayLike = 0.1,
+    without_blocks: npt.ArrayLike = 0.5,
+    facts: Mapping[str, Any] | None = None,
+    **conditions: Any,
+) -> Evaluation:
+    """An evaluation of three people in two repeats, alike for every M."""
+    values = {
+        "prior": np.broadcast_to(np.asarray(prior, dtype=float), (2, 3)),
+        "personal": np.broadcast_to(np.asarray(personal, dtype=float), (2, 3)),
+        "shuffled": np.full((2, 3), 0.25),
+    }
+    blocks = {name: np.broadcast_to(np.asarray(without_blocks, dtype=float), 10) for name in values}
+    is_undefined = np.isnan(values["personal"])
+    levels = values | {
+        "personal-prior": values["personal"] - values["prior"],
+        "personal-shuffled": values["personal"] - values["shuffled"],
+    }
+    nothing = np.zeros(10)
+    known = replace(CONDITIONS, **conditions)
+    result = ShotsResult(
+        shots=10,
+        users=3,
+        left_out=0,
+        uncontrolled=2,
+        undefined=0,
+        undefined_people=(),
+        constant_support=0,
+        collapsed=1,
+        figures={
+            name: summarize(level, blocks.get(name, nothing), is_undefined, GROUPS)
+            for name, level in levels.items()
+        },
+        measures={},
+        coverage=0.9054,
+        coverage_quantiles=(0.8, 0.85, 0.9, 0.95, 1.0),
+        calibration=1.0,
+        seconds_to_adapt=0.01234,
+        judged=Judged(PEOPLE, GROUPS, values, blocks),
+    )
+    results = tuple(replace(result, shots=shots) for shots in known.shots)
+    return Evaluation(method, known, results, facts or {})
+
+
+def test_differences_by_hand() -> None:
+    """Repeats: (0.2 + 0 + 0.1) / 3 = 0.1 and (0.2 + 0.4 + 0) / 3 = 0.2, so 0.15 +- sqrt(2 * 0.05^2).
+
+    Users: 0.2, 0.2 and 0.05; drawn again inside their groups they never change, so the interval is a point.
+    Blocks: 0.5 + 0.03 b less 0.4 + 0.02 b; the squared deviations of 0.01 b add up to 82.5e-4.
+    """
+    blocks = np.arange(10)
+    base = make_evaluation("BA", [[0.1, 0.5, 0.3], [0.4, 0.2, 0.6]], without_blocks=0.4 + 0.02 * blocks)
+    ours = make_evaluation("BLG", [[0.3, 0.5, 0.4], [0.6, 0.6, 0.6]], without_blocks=0.5 + 0.03 * blocks)
+    comparison = compare([base, ours], "BA")
+    assert list(comparison.differences) == ["BLG"], "the baseline is not compared with itself"
+    figure = comparison.differences["BLG"][10]
+    assert figure.mean == pytest.approx(0.15)
+    assert figure.std == pytest.approx(math.sqrt(2 * 0.05**2))
+    assert figure.interval == pytest.approx((0.15, 0.15))
+    assert figure.picture_error == pytest.approx(math.sqrt(0.9 * 82.5e-4))
+    stored = json.loads(json.dumps(comparison.to_json()))
+    assert stored["differences"]["BLG"][0]["shots"] == 10
+    assert stored["differences"]["BLG"][0]["mean"] == pytest.approx(0.15)
+
+
+def test_pairs_tell_what_levels_hide() -> None:
+    """People differ by 0.6, the methods by 0.01 to 0.03 on every one of them: paired, that is certain."""
+    base = np.array([[0.1, 0.7, 0.4]] * 2)
+    ours = base + np.array([0.03, 0.01, 0.02])
+    figure = compare([make_evaluation("BA", base), make_evaluation("BLG", ours)], "BA").differences["BLG"][10]
+    assert figure.interval == pytest.approx((0.04 / 3, 0.08 / 3))
+    assert figure.mean == pytest.approx(0.02)
+
+
+def test_undefined_tasks_are_left_out_of_both() -> None:
+    base = make_evaluation("BA", [[0.1, math.nan, 0.3], [0.1, math.nan, 0.3]])
+    ours = make_evaluation("BLG", [[0.3, math.nan, 0.5], [0.3, math.nan, 0.5]])
+    figure = compare([base, ours], "BA").differences["BLG"][10]
+    assert figure.mean == pytest.approx(0.2)
+    assert figure.mean_with_zeros == pytest.approx(0.4 / 3)
+
+
+def test_what_is_not_defined_is_stored_as_none() -> None:
+    nobody = [make_evaluation(name, math.nan, without_blocks=math.nan) for name in ("BA", "BLG")]
+    [stored] = compare(nobody, "BA").to_json()["differences"]["BLG"]
+    assert (stored["mean"], stored["interval"]) == (None, [None, None])
+
+
+def test_priors_are_compared_on_request() -> None:
+    base, ours = make_evaluation("BA", 0.5, prior=0.1), make_evaluation("BLG", 0.5, prior=0.4)
+    assert compare([base, ours], "BA", judged="prior").differences["BLG"][10].mean == pytest.approx(0.3)
+    assert compare([base, ours], "BA").differences["BLG"][10].mean == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("table", "4567"),
+        ("rating_scale", (1, 5)),
+        ("shots", (10, 100)),
+        ("repeats", 3),
+        ("seed", 1),
+        ("drawn_users", 2),
+        ("curve", True),
+    ],
+)
+def test_other_splits_are_refused(name: str, value: Any) -> None:
+    base, ours = make_evaluation("BA", 0.5), make_evaluation("BLG", 0.5, **{name: value})
+    with pytest.raises(RatingError, match=f"BLG and BA cannot be compared: their {name} differ"):
+        compare([base, ours], "BA")
+
+
+def test_the_same_ratings_in_another_folder_are_the_same() -> None:
+    base, ours = make_evaluation("BA", 0.5), make_evaluation("BLG", 0.5, data="a copy")
+    assert compare([base, ours], "BA").differences["BLG"][10].mean == 0
+
+
+def test_other_people_are_refused() -> None:
+    base, ours = make_evaluation("BA", 0.5), make_evaluation("BLG", 0.5)
+    [result] = ours.results
+    others = replace(result, judged=replace(result.judged, people=("ann", "bob", "dan")))
+    with pytest.raises(RatingError, match="with M = 10 they were judged on other people"):
+        compare([base, replace(ours, results=(others,))], "BA")
+
+
+def test_names_decide_who_is_who() -> None:
+    base = make_evaluation("BA", 0.5)
+    with pytest.raises(RatingError, match="two evaluations are called 'BA'"):
+        compare([base, base], "BA")
+    with pytest.raises(RatingError, match="no evaluation is called 'MAML'; there are BA"):
+        compare([base], "MAML")

@@ -1,0 +1,383 @@
+"""The commands of ``python -m training`` that meta-learn priors and compare them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import torch
+import typer
+
+from piaa_sdk.errors import ModelFormatError
+from piaa_sdk.rating_scale import RatingScale
+from training import cli_options as options
+from training.comparison import compare as compare_methods
+from training.data.datasets import read_dataset
+from training.data.splits import split as split_dataset
+from training.distributed import joined_ranks
+from training.evaluation_record import Evaluation
+from training.experiment import Backbone, Hardware, Workshop, train
+from training.folder_writing import write_file
+from training.grid import GRID, table_of_grid
+from training.meta_config import MetaConfig
+from training.published import TABLE_METHODS, judge_run, table_of_methods
+from training.runs import Run
+from training.tables import (
+    LEGEND,
+    backbones_table,
+    crossed_table,
+    curve_table,
+    databases_table,
+    grid_table,
+    methods_table,
+)
+
+if TYPE_CHECKING:
+    from training.data.splits import Split
+    from training.tables import Table
+
+_SHAPES = ("methods", "backbones", "databases", "crossed", "curve", "grid")
+
+_LEAK = "Trained with --keep-leak: on pictures of the test users too, so these figures are too good."
+
+Config = Annotated[
+    str, typer.Argument(help="TOML file, or the name of a shipped configuration, for example blg_as_paper.")
+]
+
+
+def describe_data(
+    ratings: options.Folder,
+    format: options.Format = "table",
+    train_groups: options.TrainGroups = None,
+    test_groups: options.TestGroups = None,
+    validation_groups: options.ValidationGroups = None,
+    validation_users: options.ValidationUsers = 0,
+    keep_leak: options.KeepLeak = False,
+    scale: options.Scale = (1, 7),
+    seed: options.Seed = 0,
+    output: Annotated[Path | None, typer.Option(help="JSON file for the split.")] = None,
+) -> None:
+    """Say what a data set holds and how it is split; ids of people are never shown."""
+    dataset = read_dataset(format, ratings, scale=_scale(format, scale))
+    typer.echo(str(dataset.report))
+    split = split_dataset(
+        dataset,
+        test_groups=test_groups,
+        train_groups=train_groups,
+        validation_groups=validation_groups,
+        validation_users=validation_users,
+        keep_leak=keep_leak,
+        seed=seed,
+    )
+    typer.echo(f"\n{split}")
+    if output is not None:
+        options.write_json(output, split.to_json())
+
+
+def meta_train(
+    config: Config,
+    ratings: options.Folder,
+    run: Annotated[Path, typer.Argument(help="Folder that the run shall be.")],
+    format: options.Format = "table",
+    train_groups: options.TrainGroups = None,
+    test_groups: options.TestGroups = None,
+    validation_groups: options.ValidationGroups = None,
+    validation_users: options.ValidationUsers = 0,
+    keep_leak: options.KeepLeak = False,
+    scale: options.Scale = (1, 7),
+    seed: options.Seed = 0,
+    mode: options.Mode = "head",
+    overrides: options.Overrides = None,
+    weights: options.Weights = None,
+    untrained: options.Untrained = False,
+    cache: options.Cache = options.DEFAULT_CACHE,
+    device: options.Device = "cpu",
+    bf16: options.Bf16 = False,
+    channels_last: options.ChannelsLast = False,
+    threads: options.Threads = 2,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")] = False,
+    force: options.Force = False,
+) -> None:
+    """Meta-train a prior on the training users; start it with torchrun to spread tasks over processes."""
+    torch.set_num_threads(threads)
+    settings = load_config(config, overrides)
+    dataset = read_dataset(format, ratings, scale=_scale(format, scale))
+    split = split_dataset(
+        dataset,
+        test_groups=test_groups,
+        train_groups=train_groups,
+        validation_groups=validation_groups,
+        validation_users=validation_users,
+        keep_leak=keep_leak,
+        seed=seed,
+    )
+    workshop = _workshop(mode, cache, weights, untrained, device, bf16, channels_last)
+    with joined_ranks(torch.device(device)) as ranks:
+        if ranks.is_first:
+            options.say(f"{dataset.report}\n\n{split}")
+        train(
+            settings,
+            split,
+            run,
+            workshop,
+            resume=resume,
+            replace=force,
+            ranks=ranks,
+            report=options.show_training(settings.title) if ranks.is_first else None,
+        )
+        if ranks.is_first:
+            options.say(f"wrote {run}; next: python -m training judge {run} RATINGS")
+
+
+def judge(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    ratings: options.Folder,
+    format: options.Format = "table",
+    groups: options.Groups = None,
+    shots: options.Shots = [10, 100],  # noqa: B006
+    repeats: options.Repeats = 50,
+    control_repeats: options.ControlRepeats = None,
+    users: options.Users = None,
+    curve: options.Curve = False,
+    scale: options.Scale = (1, 7),
+    seed: options.Seed = 0,
+    rate: Annotated[
+        float | None, typer.Option(help="Another learning rate of fine-tuning (alpha_f of eq. 11).")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="JSON file for the results.")] = None,
+    weights: options.Weights = None,
+    untrained: options.Untrained = False,
+    cache: options.Cache = options.DEFAULT_CACHE,
+    device: options.Device = "cpu",
+    threads: options.Threads = 2,
+    allow_seen: Annotated[
+        bool, typer.Option("--allow-seen", help="Even if the run was trained on these people or pictures.")
+    ] = False,
+) -> None:
+    """Judge a meta-learned prior on unseen people; data sets with a test split are judged on that."""
+    torch.set_num_threads(threads)
+    trained = Run.open(run)
+    workshop = _workshop(str(trained.record.get("mode")), cache, weights, untrained, device, False, False)
+    dataset = read_dataset(format, ratings, scale=_scale(format, scale), groups=groups)
+    table = dataset.table if format == "table" else split_dataset(dataset, seed=seed).test
+    judged = judge_run(
+        trained,
+        table,
+        dataset.scale,
+        workshop,
+        shots=shots,
+        repeats=repeats,
+        control_repeats=control_repeats,
+        users=users,
+        curve=curve,
+        seed=seed,
+        rate=rate,
+        allow_seen=allow_seen,
+        data=None if format == "table" else format,
+        progress=options.show_progress("tasks"),
+    )
+    table_shape = curve_table([judged]) if curve else methods_table([judged])
+    _print(table_shape, leak_kept=bool(judged.facts["leak_kept"]))
+    if output is not None:
+        options.write_json(output, judged.to_json())
+
+
+def compare(
+    evaluations: Annotated[list[Path], typer.Argument(help="JSON files that judge and evaluate wrote.")],
+    baseline: Annotated[str | None, typer.Option(help="Method that the others are compared with.")] = None,
+    shape: Annotated[str, typer.Option(help=f"Table: {', '.join(_SHAPES)}.")] = "methods",
+    shots: Annotated[int, typer.Option(min=1, help="M, for the shapes crossed and grid.")] = 100,
+    csv: Annotated[Path | None, typer.Option("--csv", help="File for the table as CSV.")] = None,
+) -> None:
+    """Lay evaluations out as the paper's tables, with paired differences to a baseline."""
+    found = [Evaluation.load(path) for path in evaluations]
+    comparison = None if baseline is None else compare_methods(found, baseline)
+    match shape:
+        case "methods":
+            table = methods_table(found, comparison)
+        case "backbones":
+            table = backbones_table(found)
+        case "databases":
+            table = databases_table(found)
+        case "crossed":
+            table = crossed_table(found, shots)
+        case "curve":
+            table = curve_table(found)
+        case "grid":
+            table = grid_table(found, shots)
+        case _:
+            raise ModelFormatError(f"shape is {shape!r}, must be one of {', '.join(_SHAPES)}")
+    _print(table, leak_kept=any(evaluation.facts.get("leak_kept") for evaluation in found))
+    if csv is not None:
+        write_file(csv, table.to_csv())
+
+
+def table(
+    ratings: options.Folder,
+    output: Annotated[Path, typer.Argument(help="Folder for runs, evaluations and tables.")],
+    format: options.Format = "table",
+    methods: Annotated[
+        list[str] | None, typer.Option("--method", help="Shipped configuration; may be repeated. Table I's.")
+    ] = None,
+    train_groups: options.TrainGroups = None,
+    test_groups: options.TestGroups = None,
+    keep_leak: options.KeepLeak = False,
+    scale: options.Scale = (1, 7),
+    seed: options.Seed = 0,
+    mode: options.Mode = "head",
+    overrides: options.Overrides = None,
+    shots: options.Shots = [10, 100],  # noqa: B006
+    repeats: options.Repeats = 50,
+    control_repeats: options.ControlRepeats = None,
+    users: options.Users = None,
+    train_on: Annotated[
+        Path | None, typer.Option(help="Other data set to train on, as REAL-CUR needs it.")
+    ] = None,
+    train_format: Annotated[str, typer.Option(help="Its layout.")] = "flickr-aes",
+    weights: options.Weights = None,
+    untrained: options.Untrained = False,
+    cache: options.Cache = options.DEFAULT_CACHE,
+    device: options.Device = "cpu",
+    bf16: options.Bf16 = False,
+    channels_last: options.ChannelsLast = False,
+    threads: options.Threads = 2,
+) -> None:
+    """Make Table I of a data set: meta-train every method and judge all on the same people and splits.
+
+    What is done already is not done again: a run that was interrupted goes on.
+    """
+    torch.set_num_threads(threads)
+    tested = _split(ratings, format, scale, seed, train_groups, test_groups, keep_leak)
+    trained = tested
+    if train_on is not None:
+        trained = _split(train_on, train_format, scale, seed, None, None, keep_leak)
+    options.say(f"train on:\n{trained}\n\ntest on:\n{tested}")
+    workshop = _workshop(mode, cache, weights, untrained, device, bf16, channels_last)
+    configs = [load_config(name, overrides) for name in methods or TABLE_METHODS]
+    made = table_of_methods(
+        configs,
+        trained,
+        tested,
+        output,
+        workshop,
+        shots=shots,
+        repeats=repeats,
+        control_repeats=control_repeats,
+        users=users,
+        seed=seed,
+        report=options.show_training,
+        progress=options.show_progress,
+    )
+    write_file(output / "table.csv", made.to_csv())
+    write_file(output / "table.md", _text(made, leak_kept=trained.report.leak_kept) + "\n")
+    _print(made, leak_kept=trained.report.leak_kept)
+
+
+def grid(
+    ratings: options.Folder,
+    output: Annotated[Path, typer.Argument(help="Folder for runs, evaluations and the table.")],
+    format: options.Format = "table",
+    config: Annotated[str, typer.Option(help="Configuration whose settings are varied.")] = "blg_as_paper",
+    train_groups: options.TrainGroups = None,
+    test_groups: options.TestGroups = None,
+    scale: options.Scale = (1, 7),
+    seed: options.Seed = 0,
+    mode: options.Mode = "head",
+    overrides: options.Overrides = None,
+    levels: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--levels", help="m_s/m_q, for example 80/20; may be repeated. Fig. 5's six by default."
+        ),
+    ] = None,
+    tasks: Annotated[list[int] | None, typer.Option("--tasks", help="k; may be repeated.")] = None,
+    steps: Annotated[list[int] | None, typer.Option("--steps", help="S; may be repeated.")] = None,
+    shots: Annotated[int, typer.Option(min=1, help="M.")] = 100,
+    repeats: options.Repeats = 50,
+    users: options.Users = None,
+    weights: options.Weights = None,
+    untrained: options.Untrained = False,
+    cache: options.Cache = options.DEFAULT_CACHE,
+    device: options.Device = "cpu",
+    threads: options.Threads = 2,
+) -> None:
+    """Make Fig. 5: the influence of m_s, m_q, k and S on Algorithm 1."""
+    torch.set_num_threads(threads)
+    split = _split(ratings, format, scale, seed, train_groups, test_groups, False)
+    workshop = _workshop(mode, cache, weights, untrained, device, False, False)
+    found = table_of_grid(
+        GRID.over(levels, tasks, steps),
+        lambda settings: load_config(config, [*(overrides or []), *settings]),
+        split,
+        output,
+        workshop,
+        shots=shots,
+        repeats=repeats,
+        users=users,
+        seed=seed,
+        report=options.show_training,
+        progress=options.show_progress,
+    )
+    write_file(output / "grid.csv", found.to_csv())
+    write_file(output / "grid.md", _text(found) + "\n")
+    _print(found)
+
+
+def load_config(name: str, overrides: list[str] | None) -> MetaConfig:
+    """Read a configuration by the name it is shipped under, or from a file."""
+    is_file = name.endswith(".toml") or Path(name).is_file()
+    return MetaConfig.load(Path(name) if is_file else name, overrides or ())
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to a program."""
+    app.command("data")(describe_data)
+    app.command("meta-train")(meta_train)
+    for command in (judge, compare, table, grid):
+        app.command()(command)
+
+
+def _split(
+    folder: Path,
+    format: str,
+    scale: tuple[float, float],
+    seed: int,
+    train_groups: list[str] | None,
+    test_groups: list[str] | None,
+    keep_leak: bool,
+) -> Split:
+    dataset = read_dataset(format, folder, scale=_scale(format, scale))
+    options.say(str(dataset.report))
+    return split_dataset(
+        dataset, train_groups=train_groups, test_groups=test_groups, keep_leak=keep_leak, seed=seed
+    )
+
+
+def _scale(format: str, scale: tuple[float, float]) -> RatingScale | None:
+    return RatingScale(*scale) if format == "table" else None
+
+
+def _workshop(
+    mode: str,
+    cache: Path,
+    weights: Path | None,
+    untrained: bool,
+    device: str,
+    bf16: bool,
+    channels_last: bool,
+) -> Workshop:
+    return Workshop(
+        mode,
+        cache,
+        Backbone(weights, untrained),
+        Hardware(device, bf16, channels_last),
+        options.show_progress("pictures"),
+    )
+
+
+def _print(found: Table, *, leak_kept: bool = False) -> None:
+    typer.echo(_text(found, leak_kept=leak_kept))
+
+
+def _text(found: Table, *, leak_kept: bool = False) -> str:
+    return "\n".join([found.to_markdown(), "", *LEGEND, *([_LEAK] if leak_kept else [])])

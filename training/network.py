@@ -1,0 +1,250 @@
+"""The networks of meta-training: which backbone, which weights, which learning rate for which part.
+
+What a network is and does stands in :mod:`piaa_sdk.finetune.network`; here it only gets its weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import timm
+import torch
+from torch import nn
+
+from piaa_sdk.errors import ModelFormatError, ModelNotFoundError
+from piaa_sdk.finetune.network import AestheticHead, AestheticNetwork, HeadConfig, is_statistic
+from training.backbone_weights import ARCHITECTURE, load_backbone_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from piaa_sdk.finetune.network import Params
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+_TIMM_PREFIX = "timm/"
+
+_INCEPTIONS = {"inception_v3": ("AuxLogits",), "googlenet": ("aux1", "aux2")}
+"""torchvision's networks with auxiliary heads, and the names of these."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkConfig:
+    """Which network meta-training learns.
+
+    Attributes:
+        backbone: A name of torchvision, or else of timm; ``timm/`` in front asks timm first.
+        classifier: Whether the backbone keeps its ImageNet classifier, whose 1000 numbers are then the
+            embedding.
+        size: S, the edge of the pictures in pixels.
+        head: The fully connected layers.
+    """
+
+    backbone: str = "resnet18"
+    classifier: bool = False
+    size: int = 224
+    head: HeadConfig = HeadConfig()
+
+
+class _Pooled(nn.Module):
+    """Convolutional layers, then global average pooling."""
+
+    def __init__(self, features: nn.Module, *, rectified: bool = False) -> None:
+        super().__init__()
+        self.features = features
+        self.rectified = rectified
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        maps: torch.Tensor = self.features(pictures)
+        return (maps.relu() if self.rectified else maps).mean((2, 3))
+
+
+def make_network(
+    config: NetworkConfig,
+    *,
+    embedding_dim: int | None = None,
+    weights: Path | None = None,
+    untrained: bool = False,
+    seed: int = 0,
+) -> AestheticNetwork:
+    """Make f_theta of eq. 1 with an ImageNet backbone and a random head.
+
+    Args:
+        config: Which network.
+        embedding_dim: D; makes a network without a backbone, which takes embeddings.
+        weights: File of backbone weights (a state dict by the library's names); by default those of the
+            installed package for EfficientNet-Lite0, for others the library's download.
+        untrained: Leave the backbone at random weights. Never done unless asked for.
+        seed: Of the random weights.
+
+    Raises:
+        ModelFormatError: There is no such backbone, or the weights do not fit it.
+        ModelNotFoundError: The weights can be neither read nor downloaded.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if embedding_dim is not None:
+            return AestheticNetwork(AestheticHead(embedding_dim, config.head))
+        backbone, mean, std = make_backbone(config, weights=weights, untrained=untrained)
+        dim = _embedding_dim(backbone, config.size)
+        return AestheticNetwork(AestheticHead(dim, config.head), backbone, mean, std)
+
+
+def make_backbone(
+    config: NetworkConfig, *, weights: Path | None = None, untrained: bool = False
+) -> tuple[nn.Module, tuple[float, ...], tuple[float, ...]]:
+    """Make a backbone (N, 3, S, S) -> (N, D) and find the mean and deviation of the pixels it expects.
+
+    See :func:`make_network` for arguments and errors.
+    """
+    name = config.backbone
+    if name.removeprefix(_TIMM_PREFIX) == ARCHITECTURE:
+        return _lite0(config, weights, untrained), (127.0,) * 3, (128.0,) * 3
+    if not name.startswith(_TIMM_PREFIX) and _is_torchvision(name):
+        return _torchvision(config, weights, untrained), IMAGENET_MEAN, IMAGENET_STD
+    return _timm(name.removeprefix(_TIMM_PREFIX), config, weights, untrained)
+
+
+def learning_rates(params: Params, *, backbone: float, head: float) -> dict[str, float]:
+    """Give each tensor its learning rate: one for the backbone, one for the fully connected layers."""
+    return {
+        name: backbone if name.startswith("backbone.") else head for name in params if not is_statistic(name)
+    }
+
+
+def _lite0(config: NetworkConfig, weights: Path | None, untrained: bool) -> nn.Module:
+    count = 1000 if config.classifier else 0
+    backbone: nn.Module = timm.create_model(ARCHITECTURE, pretrained=False, num_classes=count)
+    if weights is not None:
+        _load_file(backbone, weights)
+    elif not untrained:
+        _load(backbone, load_backbone_weights(with_classifier=config.classifier), ARCHITECTURE)
+    return backbone
+
+
+def _is_torchvision(name: str) -> bool:
+    import torchvision
+
+    return name in torchvision.models.list_models(module=torchvision.models)
+
+
+def _torchvision(config: NetworkConfig, weights: Path | None, untrained: bool) -> Any:
+    import torchvision
+
+    name = config.backbone
+    download = "DEFAULT" if weights is None and not untrained else None
+    extra: dict[str, Any] = {}
+    if name in _INCEPTIONS:
+        # The library's weights expect other pixel statistics; it only says so itself when it downloads them.
+        extra = {"transform_input": True}
+        if download is None:
+            extra |= {"aux_logits": False, "init_weights": False}
+    model: Any = _downloaded(lambda: torchvision.models.get_model(name, weights=download, **extra), name)
+    if name in _INCEPTIONS:  # the auxiliary heads only serve to train it from scratch
+        model.aux_logits = False
+        for auxiliary in _INCEPTIONS[name]:
+            setattr(model, auxiliary, None)
+    backbone = model if config.classifier else _without_classifier(model, name)
+    if weights is not None:
+        _load_file(backbone, weights)
+    return backbone
+
+
+def _without_classifier(model: Any, name: str) -> Any:
+    """Cut one of torchvision's networks after its pooling; tensors keep their names."""
+    import torchvision
+
+    if isinstance(getattr(model, "fc", None), nn.Linear):
+        model.fc = nn.Identity()  # pools already
+        if isinstance(getattr(model, "dropout", None), nn.Dropout):
+            model.dropout = nn.Identity()
+        return model
+    # What permutes its maps has the channels last in them.
+    if isinstance(getattr(model, "features", None), nn.Module) and not hasattr(model, "permute"):
+        # DenseNet's own forward pass rectifies between its layers and the pooling.
+        return _Pooled(model.features, rectified=isinstance(model, torchvision.models.DenseNet))
+    raise ModelFormatError(
+        f"where the classifier of torchvision's {name} begins is not known; try timm/{name}, or keep the "
+        "classifier (classifier = true)"
+    )
+
+
+def _timm(
+    name: str, config: NetworkConfig, weights: Path | None, untrained: bool
+) -> tuple[nn.Module, tuple[float, ...], tuple[float, ...]]:
+    if not timm.is_model(name):
+        raise ModelFormatError(
+            f"neither torchvision nor timm has a backbone {name!r}; timm.list_models() tells"
+        )
+    download = weights is None and not untrained
+    extra: dict[str, Any] = {} if config.classifier else {"num_classes": 0}
+    model: Any = _downloaded(lambda: timm.create_model(name, pretrained=download, **extra), name)
+    if weights is not None:
+        _load_file(model, weights)
+    settings = model.pretrained_cfg
+    mean = tuple(255 * value for value in settings["mean"])
+    return model, mean, tuple(255 * value for value in settings["std"])
+
+
+def _downloaded(make: Callable[[], Any], name: str) -> nn.Module:
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # the library tells there what it downloads
+            model: nn.Module = make()
+    except (OSError, RuntimeError) as error:
+        raise ModelNotFoundError(
+            f"the weights of {name} cannot be downloaded ({error}); give them as a file with --weights, or "
+            "start from random ones with --untrained"
+        ) from error
+    return model
+
+
+def _load_file(model: nn.Module, path: Path) -> None:
+    try:
+        if path.suffix == ".safetensors":
+            import safetensors.torch
+
+            tensors = safetensors.torch.load_file(path)
+        else:
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise ModelNotFoundError(f"{path}: no such file of weights") from error
+    except Exception as error:  # torch.load raises whatever the damaged file makes it raise
+        raise ModelFormatError(f"{path} cannot be read as weights: {error}") from error
+    if not isinstance(tensors, dict):
+        raise ModelFormatError(f"{path} holds a {type(tensors).__name__}, not tensors by name")
+    if odd := [name for name, value in tensors.items() if not isinstance(value, torch.Tensor)]:
+        raise ModelFormatError(f"{path}: {odd[0]!r} is a {type(tensors[odd[0]]).__name__}, not a tensor")
+    _load(model, tensors, str(path))
+
+
+def _load(model: nn.Module, tensors: Params, source: str) -> None:
+    """Load a state dict; what the model has no place for (a classifier, an auxiliary head) is left out."""
+    own = model.state_dict()
+    if missing := sorted(name for name in own.keys() - tensors.keys() if "num_batches_tracked" not in name):
+        raise ModelFormatError(f"{source}: {len(missing)} tensors are missing, the first is {missing[0]}")
+    fitting = {name: tensors[name] for name in own if name in tensors}
+    if odd := [name for name, value in fitting.items() if value.shape != own[name].shape]:
+        raise ModelFormatError(
+            f"{source}: {odd[0]} has shape {tuple(fitting[odd[0]].shape)}, must be {tuple(own[odd[0]].shape)}"
+        )
+    model.load_state_dict(fitting, strict=False)
+
+
+def _embedding_dim(backbone: nn.Module, size: int) -> int:
+    was_training = backbone.training
+    backbone.eval()
+    try:
+        with torch.no_grad():
+            found = backbone(torch.zeros(1, 3, size, size))
+    except (RuntimeError, AssertionError) as error:
+        raise ModelFormatError(f"the backbone cannot take pictures of {size} pixels: {error}") from error
+    backbone.train(was_training)
+    if found.ndim != 2:
+        raise ModelFormatError(f"the backbone gives {tuple(found.shape)} for one picture, must give (1, D)")
+    return math.prod(found.shape[1:])
