@@ -79,7 +79,7 @@ def export_head(prior: Prior, scale: RatingScale, path: Path, *, metadata: Mappi
     unit = scale.span * prior.generic_std / np.pi
     zero = prior.generic_mean + prior.generic_std * prior.center_offset
     weights = {
-        "prior.metric": prior.metric.astype(np.float32),
+        "prior.generic_metric": prior.generic_metric.astype(np.float32),
         "prior.centers": prior.centers,
         "center_lengths": np.sqrt((centers**2).sum(axis=1) + prior.arc_bias).astype(np.float32),
         "center_weights": (prior.center_weights.astype(np.float64) * unit).astype(np.float32),
@@ -92,7 +92,7 @@ def export_head(prior: Prior, scale: RatingScale, path: Path, *, metadata: Mappi
     }
     node = onnx.helper.make_node
     nodes = [
-        node("Mul", ["embedding", "prior.metric"], ["vectors"]),
+        node("Mul", ["embedding", "prior.generic_metric"], ["vectors"]),
         node("ReduceSumSquare", ["vectors", "last_axis"], ["squares"], keepdims=1),
         node("Add", ["squares", "arc_bias"], ["biased_squares"]),
         node("Sqrt", ["biased_squares"], ["vector_lengths"]),

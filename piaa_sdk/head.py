@@ -69,11 +69,12 @@ class Prior:
     """What many people's ratings taught, before a person has rated anything.
 
     Attributes:
-        metric: (D,) weights of the embedding's axes; in this metric the mean squared length of the training
-            pictures is 1.
+        curved_metric: (D,) weights of the embedding's axes in the curved kernel; in this metric the mean
+            squared length of the training pictures is 1.
+        generic_metric: (D,) the same for the generic head.
         linear_scale: Factor that gives the straight kernel a mean of 1 over the training pictures.
-        length_scale: Squared length scale of the curved kernel, in the metric.
-        centers: (J, D) float16, in the metric; cluster centres, no picture's own vector.
+        length_scale: Squared length scale of the curved kernel, in its metric.
+        centers: (J, D) float16, in the generic metric; cluster centres, no picture's own vector.
         center_weights: (J,) weights of the generic head.
         center_offset: Its constant.
         arc_bias: Bias of its arc-cosine kernel.
@@ -88,7 +89,8 @@ class Prior:
         std_factor: Calibration of the standard deviation on validation people.
     """
 
-    metric: FloatArray
+    curved_metric: FloatArray
+    generic_metric: FloatArray
     linear_scale: float
     length_scale: float
     centers: FloatArray
@@ -106,10 +108,12 @@ class Prior:
     std_factor: float
 
     def __post_init__(self) -> None:
-        if self.centers.shape != self.center_weights.shape + self.metric.shape or self.centers.ndim != 2:
+        fits = self.centers.shape == self.center_weights.shape + self.generic_metric.shape
+        if not fits or self.centers.ndim != 2 or self.curved_metric.shape != self.generic_metric.shape:
             raise ModelFormatError(
-                f"metric {self.metric.shape}, centers {self.centers.shape} and center_weights "
-                f"{self.center_weights.shape} of the prior do not fit together"
+                f"metrics {self.curved_metric.shape} and {self.generic_metric.shape}, centers "
+                f"{self.centers.shape} and center_weights {self.center_weights.shape} of the prior do not "
+                "fit together"
             )
         for name, tensor in self.to_tensors().items():
             if not np.isfinite(tensor).all():
@@ -121,7 +125,7 @@ class Prior:
     @property
     def embedding_dim(self) -> int:
         """D."""
-        return len(self.metric)
+        return len(self.generic_metric)
 
     @classmethod
     def load(cls, path: Path) -> Prior:
@@ -143,6 +147,9 @@ class Prior:
         Raises:
             ModelFormatError: A tensor is missing, not finite or of another shape.
         """
+        if _FORMER_METRIC in tensors:  # one metric for both, as the first bundles had
+            former = tensors[_FORMER_METRIC]
+            tensors = {"curved_metric": former, "generic_metric": former, **tensors}
         try:
             grid = AdaptationGrid(
                 **{part.name: _wide(tensors[f"grid.{part.name}"]) for part in fields(AdaptationGrid)}
@@ -191,7 +198,7 @@ class Prior:
         Returns:
             (N,).
         """
-        metric, centers, weights = _wide(self.metric), _wide(self.centers), _wide(self.center_weights)
+        metric, centers, weights = map(_wide, (self.generic_metric, self.centers, self.center_weights))
         scores = np.zeros(len(embeddings))
         for rows, block in _blocks(embeddings):
             scores[rows] = (arc_cosine_kernel(block * metric, centers, self.arc_bias) @ weights)[
@@ -211,12 +218,13 @@ class Prior:
         """
         first, second = _wide(first), _wide(second)
         straight = (first @ second.T) * self.linear_scale
-        first, second = first * _wide(self.metric), second * _wide(self.metric)
+        first, second = first * _wide(self.curved_metric), second * _wide(self.curved_metric)
         distances = _squared_lengths(first)[:, None] + _squared_lengths(second) - 2 * first @ second.T
         return straight, np.exp(np.maximum(distances, 0) / (-2 * self.length_scale))
 
 
-_ARRAYS = ("metric", "centers", "center_weights")
+_ARRAYS = ("curved_metric", "generic_metric", "centers", "center_weights")
+_FORMER_METRIC = "metric"
 _NUMBERS = tuple(part.name for part in fields(Prior) if part.name not in {*_ARRAYS, "grid"})
 _POSITIVE = (
     "linear_scale",

@@ -4,7 +4,7 @@
 
     pixels (N, S, S, 3) uint8
       -> (pixels - 127) / 128                       the normalization the weights were trained with
-      -> 7 stages and the last layer                each can be read out in several ways
+      -> 7 stages, the hidden layer of the 7th and the last layer, each can be read out in several ways
       -> statistics (N, F)
       -> (statistics - mean) / std @ projection     embedding (N, D)
 
@@ -99,9 +99,16 @@ class StatisticsNetwork(nn.Module):
         network = self.backbone
         maps = (pixels.permute(0, 3, 1, 2).float() - 127) / 128
         maps = network.bn1(network.conv_stem(maps))  # type: ignore[operator]
-        for stage in network.blocks:  # type: ignore[union-attr]
+        *stages, last = network.blocks  # type: ignore[misc]
+        for stage in stages:
             maps = stage(maps)
             yield maps
+        (block,) = last  # without a shortcut: its layers one after the other
+        maps = block.bn1(block.conv_pw(maps))
+        maps = block.bn2(block.conv_dw(maps))
+        yield maps
+        maps = block.bn3(block.conv_pwl(maps))
+        yield maps
         yield network.bn2(network.conv_head(maps))  # type: ignore[operator]
 
 

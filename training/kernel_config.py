@@ -16,21 +16,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingConfig:
-    """From statistics (N, F) to embeddings (N, D), D = principal + random directions.
+    """From statistics (N, F) to embeddings (N, D), D = principal + random directions + taste axes.
 
     Attributes:
         readouts: What the network reads out.
         readout_weights: Weight of a readout in squared distances; 1 if not named.
+        class_directions: Directions of ``last.mean`` that ImageNet's classifier tells classes by, which count
+            beside the readouts.
+        class_weight: Their weight in squared distances, all together against one readout's number.
         principal_directions: Kept of the training pictures and their views.
         random_directions: Added from what those leave over.
+        taste_axes: Added for what training people's tastes differ in beyond the generic score.
+        taste_noise: Rating noise of the functions they come from, in units of the straight kernel.
+        taste_share: Their share of the straight kernel.
         views: Altered views per picture.
         seed: Of views and random directions.
     """
 
     readouts: tuple[str, ...]
     readout_weights: Mapping[str, float]
+    class_directions: int
+    class_weight: float
     principal_directions: int
     random_directions: int
+    taste_axes: int
+    taste_noise: float
+    taste_share: float
     views: int
     seed: int
 
@@ -40,7 +51,8 @@ class GenericConfig:
     """The generic head.
 
     Attributes:
-        metric_power: Power of a direction's variance that it counts by.
+        metric_power: Power of a direction's variance that it counts by in the generic head.
+        curved_power: The same in the curved kernel of adaptation.
         centers: J.
         arc_bias: Bias of the arc-cosine kernel.
         strengths: Ridge strengths that cross-validation chooses from.
@@ -48,6 +60,7 @@ class GenericConfig:
     """
 
     metric_power: float
+    curved_power: float
     centers: int
     arc_bias: float
     strengths: tuple[float, ...]

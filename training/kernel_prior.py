@@ -1,8 +1,8 @@
 """The prior of the embedded model: a projection, a generic head and kernels, fitted without gradients.
 
-1. Statistics of the training pictures and of altered views of them give the directions that pictures vary in;
-   random directions are added for what those leave over (Johnson and Lindenstrauss 1984).
-2. The generic head regresses the mean ratings of the pictures (GIAA) on an arc-cosine kernel, a hidden layer
+1. The directions of the embedding: :mod:`training.directions`.
+2. The generic head regresses what most people like (GIAA), the mean rank that people gave a picture, on an
+arc-cosine kernel, a hidden layer
    of infinitely many ReLU units (Cho and Saul 2009), read at cluster centres of the views (the subset of
    regressors of Quinonero-Candela and Rasmussen 2005), so that no training picture's own vector is kept.
 3. The kernels and the grid of adaptation read the same embedding; their constants come from the
@@ -16,17 +16,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from scipy.linalg import eigh
+from scipy.stats import rankdata
 
-from piaa_sdk.errors import ModelFormatError
 from piaa_sdk.head import AdaptationGrid, Prior, arc_cosine_kernel
+from training.backbone_weights import load_backbone_weights
 from training.data.images import collect_statistics, keep_statistics, settings_digest
+from training.directions import embed, fit_embedding, with_taste_axes
 from training.embedding_network import EmbeddingNetwork, StatisticsNetwork
 from training.views import VIEW_RULE, altered_view, full_pixels, view_rng
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import numpy.typing as npt
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     Float64Array = npt.NDArray[np.float64]
 
 _LLOYD_STEPS = 20
-_SMALLEST_STD = 0.05  # of the median over the statistics
 
 _LOG = logging.getLogger(__name__)
 
@@ -83,28 +82,62 @@ def fit(
         table.paths(), backbone, config.preprocessing, cache=cache, progress=progress
     )
     views = view_statistics(table, backbone, config, cache=cache, progress=progress)
-    network = fit_embedding(backbone, pictures, views, config)
-    means = scale.to_unit(table.mean_ratings())
-    prior, generic = fit_prior(embed(network, pictures), embed(network, views), means, config)
+    classifier = None
+    if config.embedding.class_directions:
+        classifier = load_backbone_weights(with_classifier=True)["classifier.weight"].numpy()
+    network = fit_embedding(backbone, pictures, views, config.embedding, classifier)
+    prior, network, generic = fit_prior(network, pictures, views, table, scale, config)
     _LOG.info("generic head: ridge %g, cross-validated error %.4f", generic.strength, generic.error)
     return KernelPriorFit(network, prior, generic.strength, generic.error)
 
 
 def fit_prior(
-    pictures: Float64Array, views: Float64Array, means: FloatArray, config: KernelPriorConfig
-) -> tuple[Prior, GenericFit]:
-    """Fit all that reads the embedding.
+    network: EmbeddingNetwork,
+    pictures: FloatArray,
+    views: FloatArray,
+    table: RatingTable,
+    scale: RatingScale,
+    config: KernelPriorConfig,
+) -> tuple[Prior, EmbeddingNetwork, GenericFit]:
+    """Fit all that reads the embedding, and add the embedding's taste axes.
 
     Args:
-        pictures: (N, D) embeddings of the training pictures.
-        views: (V, D) embeddings of their views.
-        means: (N,) mean ratings, [0, 1].
+        network: From pixels to the embedding, without taste axes.
+        pictures: (N, F) statistics of the training pictures.
+        views: (V, F) statistics of their views.
+        table: Who rated which of the N pictures how.
+        scale: Units of the ratings.
         config: All constants.
     """
-    metric = fit_metric(pictures, views, config)
-    generic = fit_generic(pictures * metric, views * metric, means, config.generic, config.embedding.seed)
-    linear_scale = 1 / float(np.mean(np.sum(pictures**2, axis=1)))
-    return _prior(metric, linear_scale, generic, config.adaptation), generic
+    embeddings, seen = embed(network, pictures), embed(network, views)
+    metrics = [
+        fit_metric(embeddings, seen, config.embedding.principal_directions, power)
+        for power in (config.generic.curved_power, config.generic.metric_power)
+    ]
+    targets = rank_targets(table, scale)
+    generic = fit_generic(
+        embeddings * metrics[1], seen * metrics[1], targets, config.generic, config.embedding.seed
+    )
+    people = [(images, scale.to_unit(ratings)) for _, images, ratings in table.by_user()]
+    network = with_taste_axes(network, embeddings, people, generic.held_out, config.embedding)
+    embeddings = embed(network, pictures)
+    linear_scale = 1 / float(np.mean(np.sum(embeddings**2, axis=1)))
+    prior = _prior(metrics, linear_scale, generic, config.adaptation, embeddings.shape[1])
+    return prior, network, generic
+
+
+def rank_targets(table: RatingTable, scale: RatingScale) -> Float64Array:
+    """Return what the generic head learns of each image (N,): its mean rank, spread like the mean ratings.
+
+    A rank is the place among the images that a person rated, ties sharing theirs: how generously a person
+    spreads ratings over the scale does not count.
+    """
+    sums = np.zeros(len(table.images))
+    for _, images, ratings in table.by_user():
+        sums[images] += (rankdata(ratings) - 0.5) / len(ratings)
+    ranks = sums / np.bincount(table.image_index, minlength=len(sums))
+    means = scale.to_unit(table.mean_ratings())
+    return np.asarray(means.mean() + (ranks - ranks.mean()) * (means.std() / max(ranks.std(), 1e-12)))
 
 
 def view_statistics(
@@ -132,66 +165,24 @@ def view_statistics(
     return keep_statistics(keys, load, backbone, folder=folder, progress=progress)
 
 
-def fit_embedding(
-    backbone: StatisticsNetwork, pictures: FloatArray, views: FloatArray, config: KernelPriorConfig
-) -> EmbeddingNetwork:
-    """Find the directions of the embedding.
-
-    Args:
-        backbone: What measured the statistics.
-        pictures: (N, F) statistics of the training pictures.
-        views: (V, F) statistics of their views.
-        config: How many directions.
-
-    Raises:
-        ModelFormatError: More principal directions than statistics, or none.
-    """
-    settings = config.embedding
-    if not 1 <= settings.principal_directions <= pictures.shape[1]:
-        raise ModelFormatError(
-            f"principal_directions is {settings.principal_directions}, must be 1 to {pictures.shape[1]}, "
-            "the number of statistics that the readouts give"
-        )
-    mean, std = pictures.mean(axis=0, dtype=np.float64), pictures.std(axis=0, dtype=np.float64) + 1e-6
-    # A channel silent in these few pictures may speak in others: divided by almost 0, it would shout.
-    std = np.maximum(std, _SMALLEST_STD * np.median(std))
-    weights = np.ones(pictures.shape[1])
-    for readout, weight in settings.readout_weights.items():
-        weights[backbone.where(readout)] = np.sqrt(weight)
-    # Pictures and views count the same in all.
-    copies = np.sqrt(len(views) / len(pictures))
-    rows = np.concatenate([(views - mean) / std * weights, (pictures - mean) / std * weights * copies])
-    principal = _principal_directions(rows, settings.principal_directions)
-    rng = np.random.default_rng(settings.seed)
-    random = rng.standard_normal((len(weights), settings.random_directions)) / np.sqrt(
-        max(1, settings.random_directions)
-    )
-    random -= principal @ (principal.T @ random)
-    projection = weights[:, None] * np.concatenate([principal, random], axis=1)
-    return EmbeddingNetwork.from_parts(backbone, mean, std, projection)
-
-
-def embed(network: EmbeddingNetwork, statistics: FloatArray) -> Float64Array:
-    """Project statistics (N, F) as the served graph does: (N, D), values that float16 can hold."""
-    with torch.inference_mode():
-        embeddings = network.project(torch.from_numpy(np.asarray(statistics, dtype=np.float32))).numpy()
-    return embeddings.astype(np.float16).astype(np.float64)
-
-
-def fit_metric(embeddings: Float64Array, views: Float64Array, config: KernelPriorConfig) -> Float64Array:
+def fit_metric(
+    embeddings: Float64Array, views: Float64Array, principal_directions: int, power: float
+) -> Float64Array:
     """Weigh the axes (D,) by a power of their variance, mean squared length of the pictures 1."""
     variances = np.mean(views**2, axis=0)
     # Random directions hold what the principal ones left over: none of them is a direction of its own.
-    principal = config.embedding.principal_directions
-    variances[principal:] = variances[:principal].min()
-    metric = (variances / variances.mean()) ** config.generic.metric_power
+    variances[principal_directions:] = variances[:principal_directions].min()
+    metric = (variances / variances.mean()) ** power
     scaled: Float64Array = metric / np.sqrt(np.mean(np.sum((embeddings * metric) ** 2, axis=1)))
     return scaled
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GenericFit:
-    """A fitted generic head: see :class:`piaa_sdk.head.Prior` for the names."""
+    """A fitted generic head: see :class:`piaa_sdk.head.Prior` for the names.
+
+    ``held_out`` are standardized scores (N,) of the training pictures by heads that had not seen them.
+    """
 
     centers: FloatArray
     center_weights: Float64Array
@@ -201,17 +192,18 @@ class GenericFit:
     std: float
     strength: float
     error: float
+    held_out: Float64Array
 
 
 def fit_generic(
     pictures: Float64Array, views: Float64Array, means: FloatArray, config: GenericConfig, seed: int
 ) -> GenericFit:
-    """Regress mean ratings on pictures.
+    """Regress what most people like on pictures.
 
     Args:
         pictures: (N, D) in the metric.
         views: (V, D) in the metric: where the centres come from.
-        means: (N,) mean ratings, [0, 1].
+        means: (N,) what to regress, [0, 1].
         config: Constants.
         seed: Of the clustering and of the folds.
     """
@@ -221,14 +213,15 @@ def fit_generic(
     kernel = arc_cosine_kernel(pictures, wide, config.arc_bias)
     among = arc_cosine_kernel(wide, wide, config.arc_bias)
     folds = rng.permutation(len(means)) % config.folds
-    errors = {}
+    held = {}
     for strength in config.strengths:
         held_out = np.zeros(len(means))
         for fold in range(config.folds):
             rest = folds != fold
             weights, offset = _ridge(kernel[rest], among, means[rest], strength)
             held_out[~rest] = kernel[~rest] @ weights + offset
-        errors[strength] = float(np.mean((held_out - means) ** 2))
+        held[strength] = held_out
+    errors = {strength: float(np.mean((scores - means) ** 2)) for strength, scores in held.items()}
     strength = min(errors, key=errors.__getitem__)
     weights, offset = _ridge(kernel, among, means, strength)
     scores = kernel @ weights
@@ -242,18 +235,8 @@ def fit_generic(
         std=std,
         strength=strength,
         error=errors[strength],
+        held_out=(held[strength] - held[strength].mean()) / std,
     )
-
-
-def _principal_directions(rows: Float64Array, count: int) -> Float64Array:
-    """Return the directions (F, count) that rows (R, F) spread most in, the largest first."""
-    gram = rows.T @ rows / len(rows)
-    length = len(gram)
-    _, vectors = eigh(gram, subset_by_index=(length - count, length - 1))
-    directions = vectors[:, ::-1]
-    # Eigenvectors have no sign of their own: the largest entry is made positive.
-    signs = np.sign(directions[np.abs(directions).argmax(axis=0), np.arange(count)])
-    return np.asarray(directions * signs)
 
 
 def _cluster_centers(rows: Float64Array, count: int, rng: np.random.Generator) -> Float64Array:
@@ -281,13 +264,21 @@ def _ridge(
 
 
 def _prior(
-    metric: Float64Array, linear_scale: float, generic: GenericFit, settings: AdaptationConfig
+    metrics: Sequence[Float64Array],
+    linear_scale: float,
+    generic: GenericFit,
+    settings: AdaptationConfig,
+    embedding_dim: int,
 ) -> Prior:
+    """Make the prior; its metrics and centres look away from the taste axes, which are the last ones."""
+    taste_axes = embedding_dim - len(metrics[0])
+    curved, general = (np.append(metric, np.zeros(taste_axes)).astype(np.float32) for metric in metrics)
     return Prior(
-        metric=metric.astype(np.float32),
+        curved_metric=curved,
+        generic_metric=general,
         linear_scale=linear_scale,
         length_scale=settings.length_scale,
-        centers=generic.centers,
+        centers=np.pad(generic.centers, ((0, 0), (0, taste_axes))),
         center_weights=generic.center_weights,
         center_offset=generic.center_offset,
         arc_bias=generic.arc_bias,

@@ -21,10 +21,12 @@ LAYER_CHANNELS = {
     "stage4": 80,
     "stage5": 112,
     "stage6": 192,
+    "stage7hidden": 1152,
     "stage7": 320,
     "last": 1280,
 }
-"""Channels of what can be read out: the last block of each stage, and the last layer."""
+"""Channels of what can be read out: the last block of each stage, the wide hidden layer inside the block of
+stage 7 (after its depthwise convolution), and the last layer."""
 
 READINGS = {"mean": 1, "deviation": 1, "thirds": 6}
 """Numbers per channel of each way to read a layer out.
@@ -35,7 +37,10 @@ middle column from top to bottom, then the outer ones.
 """
 
 DEFAULT_READOUTS = tuple(
-    f"{layer}.{reading}" for layer in LAYER_CHANNELS for reading in ("mean", "deviation")
+    f"{layer}.{reading}"
+    for layer in LAYER_CHANNELS
+    if layer != "stage7hidden"
+    for reading in ("mean", "deviation")
 )
 """4128 numbers; ``last.mean`` is what is usually called the feature of the network."""
 

@@ -71,7 +71,8 @@ FACTS = CardFacts(
 def make_prior(seed: int = 0) -> Prior:
     rng = np.random.default_rng(seed)
     return Prior(
-        metric=(rng.random(DIM) / DIM).astype(np.float32),
+        curved_metric=(rng.random(DIM) / DIM).astype(np.float32),
+        generic_metric=(rng.random(DIM) / DIM).astype(np.float32),
         linear_scale=0.1,
         length_scale=0.5,
         centers=rng.normal(size=(CENTERS, DIM)).astype(np.float16),

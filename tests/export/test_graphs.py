@@ -107,7 +107,7 @@ def test_head_is_the_generic_head_of_the_prior(bundle_folder: Path) -> None:
     """At any embedding: ordinary, a centre itself (rounding takes the cosine past 1), zero, far away."""
     prior = Prior.load(bundle_folder / "prior.safetensors")
     rng = np.random.default_rng(1)
-    at_centers = prior.centers.astype(np.float32) / prior.metric
+    at_centers = prior.centers.astype(np.float32) / prior.generic_metric
     embeddings = np.concatenate(
         [rng.normal(size=(40, 16)), at_centers, np.zeros((1, 16)), 1000 * rng.normal(size=(2, 16))]
     ).astype(np.float32)

@@ -36,13 +36,19 @@ background = [255, 255, 255]
 [embedding]
 readouts = ["stage1.mean", "stage2.mean", "stage7.mean", "last.mean"]
 readout_weights = { "last.mean" = 0.001 }
+class_directions = 8
+class_weight = 12.0
 principal_directions = 48
 random_directions = 16
+taste_axes = 4
+taste_noise = 3.0
+taste_share = 0.5
 views = 2
 seed = 0
 
 [generic]
-metric_power = 0.2
+metric_power = 0.4
+curved_power = 0.2
 centers = 16
 arc_bias = 0.1
 strengths = [0.1, 1.0]

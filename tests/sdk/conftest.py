@@ -67,7 +67,8 @@ def tiny_prior(*, seed: int = 0, dim: int = TINY_DIM, **changes: object) -> Prio
     """
     rng = np.random.default_rng(seed)
     values: dict[str, object] = {
-        "metric": (rng.uniform(0.5, 1.5, dim) / np.sqrt(dim)).astype(np.float32),
+        "curved_metric": (rng.uniform(0.5, 1.5, dim) / np.sqrt(dim)).astype(np.float32),
+        "generic_metric": (rng.uniform(0.5, 1.5, dim) / np.sqrt(dim)).astype(np.float32),
         "linear_scale": 1 / dim,
         "length_scale": 0.5,
         "centers": rng.normal(size=(7, dim)).astype(np.float16) / np.float16(4),

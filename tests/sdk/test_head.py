@@ -54,7 +54,7 @@ def brute_generic(prior: Prior, embedding: Float64Array) -> float:
     """Sum over the centres of the arc-cosine kernel, one picture and one centre at a time."""
     total = prior.center_offset
     for center, weight in zip(prior.centers, prior.center_weights, strict=True):
-        x = np.append(prior.metric.astype(np.float64) * embedding, math.sqrt(prior.arc_bias))
+        x = np.append(prior.generic_metric.astype(np.float64) * embedding, math.sqrt(prior.arc_bias))
         c = np.append(center.astype(np.float64), math.sqrt(prior.arc_bias))
         lengths = math.sqrt((x @ x) * (c @ c))
         angle = math.acos(min(1.0, max(-1.0, (x @ c) / lengths)))
@@ -68,7 +68,7 @@ def brute_covariance(
     values = np.empty((len(first), len(second)))
     for row, x in enumerate(first):
         for column, y in enumerate(second):
-            apart = prior.metric.astype(np.float64) * (x - y)
+            apart = prior.curved_metric.astype(np.float64) * (x - y)
             curved = math.exp(-(apart @ apart) / (2 * prior.length_scale))
             process = share * prior.linear_scale * (x @ y) + (1 - share) * curved
             slopes = slope_variance * brute_generic(prior, x) * brute_generic(prior, y)
@@ -145,7 +145,8 @@ def test_generic_score_by_hand(build_prior: MakePrior) -> None:
     """
     prior = build_prior(
         dim=2,
-        metric=np.ones(2, dtype=np.float32),
+        curved_metric=np.ones(2, dtype=np.float32),
+        generic_metric=np.ones(2, dtype=np.float32),
         centers=np.array([[math.sqrt(3), 0]]),
         center_weights=np.array([2.0]),
         center_offset=-1.0,
@@ -323,8 +324,22 @@ def test_prior_comes_back_from_its_file(build_prior: MakePrior, tmp_path: Path) 
     np.testing.assert_array_equal(Prior.load(path).generic(pictures(5)), prior.generic(pictures(5)))
 
 
+def test_a_prior_of_the_first_kind_has_one_metric_for_both(build_prior: MakePrior) -> None:
+    """Its files hold ``metric``; they load, and score as they did."""
+    metric = np.linspace(0.1, 0.4, 16, dtype=np.float32)
+    prior = build_prior(curved_metric=metric, generic_metric=metric)
+    tensors = prior.to_tensors()
+    former = {name: tensor for name, tensor in tensors.items() if not name.endswith("_metric")}
+    again = Prior.from_tensors(former | {"metric": metric})
+    np.testing.assert_array_equal(again.generic(pictures(5)), prior.generic(pictures(5)))
+    np.testing.assert_array_equal(
+        again.kernels(pictures(5), pictures(3))[1], prior.kernels(pictures(5), pictures(3))[1]
+    )
+
+
 PRIOR_TENSORS = (
-    *("metric", "centers", "center_weights", "center_offset", "linear_scale", "length_scale", "arc_bias"),
+    *("curved_metric", "generic_metric", "centers", "center_weights", "center_offset", "linear_scale"),
+    *("length_scale", "arc_bias"),
     *("generic_mean", "generic_std", "slope_unit", "offset_mean", "offset_variance", "variance_scale"),
     *("variance_degrees", "std_factor", "grid.linear_shares", "grid.slopes", "grid.noises"),
 )
@@ -357,9 +372,11 @@ def test_prior_names_the_tensor_that_is_not_finite(build_prior: MakePrior, name:
 @pytest.mark.parametrize(
     ("name", "tensor"),
     [
-        ("metric", np.ones(15)),
-        ("metric", np.ones((16, 1))),
-        ("metric", np.float32(1)),
+        ("generic_metric", np.ones(15)),
+        ("generic_metric", np.ones((16, 1))),
+        ("generic_metric", np.float32(1)),
+        ("curved_metric", np.ones(15)),
+        ("curved_metric", np.float32(1)),
         ("centers", np.ones((7, 15))),
         ("centers", np.ones(16)),
         ("center_weights", np.ones(6)),

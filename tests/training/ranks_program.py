@@ -30,7 +30,7 @@ USERS, IMAGES, EACH, DIM = 6, 30, 15, 5
 
 def outer_steps(ranks: Ranks) -> dict[str, torch.Tensor]:
     """Do two iterations of every learner: the tensors of the prior after each, and the losses."""
-    results = {}
+    results: dict[str, torch.Tensor] = {}
     for name in NAMES:
         for tasks in TASKS:
             results |= {
@@ -60,7 +60,7 @@ def _run(name: str, tasks: int, ranks: Ranks) -> dict[str, torch.Tensor]:
         learner.average = AverageOverRanks()
     sampler = TaskSampler(table, RatingScale(1, 5), source, config.tasks, dtype=torch.float64)
     prior = learner.first_prior(params_of(network))
-    results = {}
+    results: dict[str, torch.Tensor] = {}
     for iteration in range(2):
         step = learner.meta_step(prior, learner.tasks(sampler, iteration, ranks.places(tasks)), iteration)
         prior = step.prior

@@ -62,7 +62,7 @@ def test_a_configuration_cannot_be_changed() -> None:
         ("\nsize =", "\n# size =", "missing or not known: size"),
         ("\nsize =", "\nmean = 127\nsize =", "missing or not known: mean"),
         ("\nsize =", "\ndecoding_rule = 1\nsize =", "missing or not known: decoding_rule"),
-        ("\nsize = 224", "\nsize = 3", "size"),
+        ("\nsize = 256", "\nsize = 3", "size"),
         ('"squash"', '"crop"', "crop"),
         ("\n[generic]", "\n[generics]", "sections: missing or not known: generic, generics"),
         ("\n[generic]", "\n[reptile]\n[generic]", "sections: missing or not known: reptile"),

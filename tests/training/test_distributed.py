@@ -145,7 +145,7 @@ def test_tasks_are_shared_without_rest() -> None:
     for tasks in range(1, 9):
         for count in range(1, tasks + 1):
             shares = [list(Ranks(rank, count).places(tasks)) for rank in range(count)]
-            assert sorted(sum(shares, [])) == list(range(tasks))
+            assert sorted(place for share in shares for place in share) == list(range(tasks))
             assert all(shares)
             assert max(map(len, shares)) - min(map(len, shares)) <= 1
 

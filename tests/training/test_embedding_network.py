@@ -43,7 +43,7 @@ def test_statistics_are_those_of_each_stage(network: EmbeddingNetwork, pixels: t
     maps: list[np.ndarray] = []
     hooks = [
         layer.register_forward_hook(lambda _module, _inputs, output: maps.append(output.double().numpy()))
-        for layer in (*network.backbone.blocks, network.backbone.bn2)
+        for layer in (*network.backbone.blocks[:6], network.backbone.blocks[6][0].bn3, network.backbone.bn2)
     ]
     found = network.raw_statistics(pixels).numpy()
     for hook in hooks:
@@ -53,6 +53,24 @@ def test_statistics_are_those_of_each_stage(network: EmbeddingNetwork, pixels: t
     # The floor under the variance adds at most 0.001 to a standard deviation of 0.
     np.testing.assert_allclose(found, np.concatenate(expected, axis=1), rtol=2e-3, atol=1.1e-3)
     assert found.std(axis=0).mean() > 0.01, "the pictures look alike to this network: the test shows nothing"
+
+
+@torch.inference_mode()
+def test_the_hidden_layer_of_stage_7_is_read_after_its_depthwise_convolution(pixels: torch.Tensor) -> None:
+    """Twin: numpy's deviation of what a hook sees there; the stage puts out what it does without."""
+    network = StatisticsNetwork(["stage7hidden.deviation", "stage7.mean"])
+    seen: list[np.ndarray] = []
+    hook = network.backbone.blocks[6][0].bn2.register_forward_hook(
+        lambda _module, _inputs, output: seen.append(output.double().numpy())
+    )
+    found = network.raw_statistics(pixels).numpy()
+    hook.remove()
+    np.testing.assert_allclose(found[:, :1152], seen[0].std((2, 3)), rtol=2e-3, atol=1.1e-3)
+    maps = (pixels.permute(0, 3, 1, 2).float() - 127) / 128
+    maps = network.backbone.bn1(network.backbone.conv_stem(maps))
+    for stage in network.backbone.blocks:
+        maps = stage(maps)
+    np.testing.assert_allclose(found[:, 1152:], maps.mean((2, 3)).numpy(), rtol=1e-4, atol=1e-5)
 
 
 @torch.inference_mode()
@@ -103,7 +121,10 @@ def test_channels_are_those_of_the_architecture() -> None:
         stage[-1].conv_pwl if hasattr(stage[-1], "conv_pwl") else stage[-1].conv_pw for stage in made.blocks
     ]
     channels = [convolution.out_channels for convolution in (*last, made.conv_head)]
+    channels.insert(6, made.blocks[6][0].conv_dw.out_channels)
     assert channels == list(LAYER_CHANNELS.values())
+    assert len(made.blocks[6]) == 1
+    assert not made.blocks[6][0].has_skip, "the network takes its layers one after the other"
     assert slices_of(DEFAULT_READOUTS)["last.deviation"].stop == STATISTICS
 
 

@@ -56,7 +56,8 @@ def make_prior(kind: type[SomePrior] = Prior) -> SomePrior:  # type: ignore[assi
     weights = rng.normal(size=4)
     scores = arc_cosine_kernel(pictures, centers.astype(np.float64), 0.1) @ weights
     return kind(
-        metric=np.ones(DIM, dtype=np.float32),
+        curved_metric=np.ones(DIM, dtype=np.float32),
+        generic_metric=np.ones(DIM, dtype=np.float32),
         linear_scale=1.0,
         length_scale=0.5,
         centers=centers,

@@ -8,22 +8,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from piaa_sdk.errors import ModelFormatError
 from piaa_sdk.head import Prior, arc_cosine_kernel
 from piaa_sdk.rating_scale import RatingScale
 from training.data.images import collect_statistics
 from training.data.ratings import read_rating_table
+from training.directions import embed
 from training.embedding_network import StatisticsNetwork
 from training.kernel_config import GenericConfig, KernelPriorConfig
 from training.kernel_prior import (
     KernelPriorFit,
     _cluster_centers,
-    _principal_directions,
-    embed,
     fit,
-    fit_embedding,
     fit_generic,
     fit_metric,
+    rank_targets,
     view_statistics,
 )
 
@@ -43,13 +41,19 @@ background = [255, 255, 255]
 [embedding]
 readouts = ["stage2.mean", "stage1.deviation"]
 readout_weights = { "stage1.deviation" = 0.25 }
+class_directions = 0
+class_weight = 1.0
 principal_directions = PRINCIPAL
 random_directions = RANDOM
+taste_axes = 4
+taste_noise = 3.0
+taste_share = 0.5
 views = 2
 seed = SEED
 
 [generic]
-metric_power = 0.2
+metric_power = 0.4
+curved_power = 0.2
 centers = 8
 arc_bias = 0.1
 strengths = [0.1, 1.0, 10.0]
@@ -80,137 +84,32 @@ def make_config(folder: Path, principal: int = 10, random: int = 6, seed: int = 
     return KernelPriorConfig.load(path)
 
 
-@pytest.fixture(scope="module")
-def backbone() -> StatisticsNetwork:
-    """Random weights: only where its readouts stand matters."""
-    return StatisticsNetwork(["stage2.mean", "stage1.deviation"])
-
-
-@pytest.fixture
-def statistics() -> tuple[np.ndarray, np.ndarray]:
-    """Statistics of 20 pictures and of 40 views, of unlike means and spreads."""
-    rng = np.random.default_rng(0)
-    scale, offset = rng.uniform(0.1, 3, STATISTICS), rng.normal(size=STATISTICS)
-    pictures = rng.normal(size=(20, STATISTICS)) * scale + offset
-    views = rng.normal(size=(40, STATISTICS)) * scale + offset
-    return pictures.astype(np.float32), views.astype(np.float32)
-
-
-def distances(rows: np.ndarray) -> np.ndarray:
-    return np.asarray(np.linalg.norm(rows[:, None] - rows, axis=2))
-
-
-def weighted(pictures: np.ndarray) -> np.ndarray:
-    """What distances are measured in: standardized; stage 1 counts a quarter of its squared distance."""
-    rows = (pictures - pictures.mean(axis=0)) / pictures.std(axis=0)
-    return np.asarray(rows * np.repeat([1, 0.5], [24, 16]))
-
-
-def test_enough_principal_directions_keep_every_distance(
-    tmp_path: Path, backbone: StatisticsNetwork, statistics: tuple[np.ndarray, np.ndarray]
-) -> None:
-    """A limit: with as many directions as there are statistics, projecting is turning.
-
-    The projection and the embedding are float16, which costs about a thousandth.
-    """
-    pictures, views = statistics
-    network = fit_embedding(backbone, pictures, views, make_config(tmp_path, STATISTICS, 0))
-    found = embed(network, pictures)
-    assert found.shape == (20, STATISTICS)
-    np.testing.assert_allclose(distances(found), distances(weighted(pictures)), rtol=2e-3, atol=2e-3)
-    few = fit_embedding(backbone, pictures, views, make_config(tmp_path, 5, 0))
-    assert distances(embed(few, pictures)).mean() < 0.8 * distances(weighted(pictures)).mean()
-
-
-def test_random_directions_keep_distances_on_average(
-    tmp_path: Path, backbone: StatisticsNetwork, statistics: tuple[np.ndarray, np.ndarray]
-) -> None:
-    """R random directions keep a squared length without bias, a relative spread of sqrt(2 / R) about it."""
-    pictures, views = statistics
-    expected = distances(weighted(pictures)) ** 2
-    for principal, seed in ((1, 1), (5, 1), (5, 2)):
-        network = fit_embedding(backbone, pictures, views, make_config(tmp_path, principal, 2000, seed))
-        found = distances(embed(network, pictures)) ** 2
-        assert found.sum() / expected.sum() == pytest.approx(1, abs=0.02)
-        np.testing.assert_allclose(found, expected, rtol=5 * np.sqrt(2 / 2000), atol=1e-3)
-
-
-def test_random_directions_add_nothing_to_what_principal_ones_hold(
-    tmp_path: Path, backbone: StatisticsNetwork, statistics: tuple[np.ndarray, np.ndarray]
-) -> None:
-    pictures, views = statistics
-    network = fit_embedding(backbone, pictures, views, make_config(tmp_path, STATISTICS, 3))
-    assert np.abs(network.projection.numpy()[:, STATISTICS:]).max() < 1e-3
-    network = fit_embedding(backbone, pictures, views, make_config(tmp_path, 5, 3))
-    weights = np.repeat([1, 0.5], [24, 16])[:, None]
-    directions = network.projection.numpy().astype(np.float64) / weights
-    np.testing.assert_allclose(directions[:, :5].T @ directions[:, :5], np.eye(5), atol=2e-3)
-    np.testing.assert_allclose(directions[:, :5].T @ directions[:, 5:], 0, atol=2e-3)
-
-
-def test_a_channel_silent_in_training_does_not_shout_later(
-    tmp_path: Path, backbone: StatisticsNetwork, statistics: tuple[np.ndarray, np.ndarray]
-) -> None:
-    """Small sets of pictures leave channels at exactly 0; in another picture they are not."""
-    pictures, views = statistics
-    pictures[:, 7] = 0
-    found = embed(fit_embedding(backbone, pictures, views, make_config(tmp_path)), views)
-    assert np.isfinite(found).all(), "float16 ends at 65504"
-    assert np.abs(found).max() < 1000
-
-
-@pytest.mark.parametrize("count", [0, STATISTICS + 1])
-def test_there_are_no_more_principal_directions_than_statistics(
-    tmp_path: Path, backbone: StatisticsNetwork, statistics: tuple[np.ndarray, np.ndarray], count: int
-) -> None:
-    with pytest.raises(ModelFormatError, match=f"principal_directions is {count}, must be 1 to 40"):
-        fit_embedding(backbone, *statistics, make_config(tmp_path, count))
-
-
-def test_pictures_and_views_count_the_same(tmp_path: Path, backbone: StatisticsNetwork) -> None:
-    """Pencil: which direction is the first one?
-
-    In 16 pictures channels 0 and 1 go together, a squared length of 2 along their diagonal; channels 2 and
-    3 do not, 1 along theirs. In 32 views channels 2 and 3 go together, 0.6 each: 0.72. Summed row by row,
-    the views win with 32 x 0.72 + 16 = 39 to 32; the pictures counted twice, they win with 64 to 55.
-    """
-    pictures, views = np.zeros((16, STATISTICS), np.float32), np.zeros((32, STATISTICS), np.float32)
-    pictures[:, 0] = pictures[:, 1] = np.tile([1, -1], 8)
-    pictures[:, 2], pictures[:, 3] = np.tile([1, 1, -1, -1], 4), np.repeat([1, -1], 8)
-    views[:, 2] = views[:, 3] = np.tile([0.6, -0.6], 16)
-    [direction] = fit_embedding(backbone, pictures, views, make_config(tmp_path, 1, 0)).projection.numpy().T
-    np.testing.assert_allclose(direction[:4], [np.sqrt(0.5), np.sqrt(0.5), 0, 0], atol=1e-3)
-
-
-def test_embeddings_are_what_the_cache_can_hold(
-    tmp_path: Path, backbone: StatisticsNetwork, statistics: tuple[np.ndarray, np.ndarray]
-) -> None:
-    """Twin: learned from are the very numbers that come back from the cache, float16."""
-    pictures, views = statistics
-    found = embed(fit_embedding(backbone, pictures, views, make_config(tmp_path)), pictures)
-    assert found.dtype == np.float64
-    assert np.array_equal(found, found.astype(np.float16))
-    assert np.abs(found.mean(axis=0)).max() < 0.01, "the mean picture is the origin"
-
-
-def test_principal_directions_by_hand() -> None:
-    """Pencil: rows along (3, 4) / 5 with squared lengths 25, across with 1; no mean is taken off."""
-    rows = np.array([[3.0, 4.0], [-3.0, -4.0], [0.8, -0.6], [-0.8, 0.6]])
-    np.testing.assert_allclose(_principal_directions(rows, 2), [[0.6, 0.8], [0.8, -0.6]], atol=1e-12)
-    np.testing.assert_allclose(_principal_directions(rows, 1), [[0.6], [0.8]], atol=1e-12)
-    np.testing.assert_allclose(_principal_directions(-rows, 2), _principal_directions(rows, 2), atol=1e-12)
-
-
-def test_pictures_have_a_mean_squared_length_of_one_in_the_metric(tmp_path: Path) -> None:
+def test_pictures_have_a_mean_squared_length_of_one_in_the_metric() -> None:
     rng = np.random.default_rng(1)
     spread = np.repeat([4.0, 1.0, 0.1], [4, 6, 6])
     pictures, views = rng.normal(size=(30, 16)) * spread, rng.normal(size=(60, 16)) * spread
-    metric = fit_metric(pictures, views, make_config(tmp_path))
+    metric = fit_metric(pictures, views, 10, 0.2)
     assert np.mean(np.sum((pictures * metric) ** 2, axis=1)) == pytest.approx(1)
     variances = np.mean(views**2, axis=0)
     np.testing.assert_allclose(metric[:10] / metric[0], (variances[:10] / variances[0]) ** 0.2)
     assert np.ptp(metric[10:]) == 0, "no random direction is one of its own"
     assert metric[10] == metric[:10].min()
+
+
+def test_rank_targets_by_hand(tmp_path: Path) -> None:
+    """Pencil: two people, three pictures, the scale 1 to 5.
+
+    Ann rates 1, 3, 5: places 1/6, 3/6, 5/6. Bob rates 4, 4, 5: 2/6, 2/6, 5/6. Mean places 3/12, 5/12, 10/12,
+    mean 1/2, so -3/12, -1/12, 4/12 around it, spread sqrt(26/432). Mean ratings 2.5, 3.5, 5: 3/8, 5/8, 1.
+    """
+    for name in "abc":
+        (tmp_path / f"{name}.png").write_bytes(b"any")
+    rows = ["user,image,score", "ann,a.png,1", "ann,b.png,3", "ann,c.png,5"]
+    rows += ["bob,a.png,4", "bob,b.png,4", "bob,c.png,5"]
+    (tmp_path / "ratings.csv").write_text("\n".join(rows), encoding="utf-8")
+    means = np.array([3 / 8, 5 / 8, 1])
+    expected = means.mean() + np.array([-3, -1, 4]) / 12 * means.std() / np.sqrt(26 / 432)
+    np.testing.assert_allclose(rank_targets(read_rating_table(tmp_path), RatingScale(1, 5)), expected)
 
 
 def test_cluster_centres_by_hand() -> None:
@@ -230,7 +129,9 @@ def test_an_empty_cluster_keeps_its_centre() -> None:
     assert sorted(centers.tolist()) == sorted(rows.tolist())
 
 
-GENERIC = GenericConfig(metric_power=0.2, centers=40, arc_bias=0.1, strengths=(0.01, 0.1, 1.0, 10.0), folds=5)
+GENERIC = GenericConfig(
+    metric_power=0.4, curved_power=0.2, centers=40, arc_bias=0.1, strengths=(0.01, 0.1, 1.0, 10.0), folds=5
+)
 
 
 def plant(pictures: np.ndarray) -> np.ndarray:
@@ -318,7 +219,10 @@ def test_the_prior_is_in_the_units_it_states(
     standardized = prior.standardized(embeddings)
     assert standardized.mean() == pytest.approx(0, abs=1e-4)
     assert standardized.std() == pytest.approx(1, abs=1e-4)
-    assert np.mean(np.sum((embeddings * prior.metric) ** 2, axis=1)) == pytest.approx(1, abs=1e-4)
+    for metric in (prior.curved_metric, prior.generic_metric):
+        assert np.mean(np.sum((embeddings * metric) ** 2, axis=1)) == pytest.approx(1, abs=1e-3)
+        assert (metric[:-2] > 0).all()
+        assert (metric[-2:] == 0).all(), "taste axes are for the straight kernel alone; two people have two"
     straight, curved = prior.kernels(embeddings, embeddings)
     assert np.diag(straight).mean() == pytest.approx(1)
     np.testing.assert_allclose(np.diag(curved), 1)

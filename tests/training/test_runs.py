@@ -44,11 +44,11 @@ def test_a_checkpoint_comes_back_as_it_was(run: Run) -> None:
     whole = torch.randn(4, 6)
     state.prior["a.prior.strange"] = whole.T
     assert run.load() is None
-    assert not run.has_checkpoint
+    assert not Run.open(run.folder).has_checkpoint
     run.save(state, finished=False)
     found = run.load()
     assert found is not None
-    assert run.has_checkpoint
+    assert Run.open(run.folder).has_checkpoint
     assert found.iteration == 4
     for left, right in [
         (found.prior, state.prior),

@@ -134,7 +134,7 @@ class ClosedForm(FineTunedLearner):
         rates = learning_rates(
             prior, backbone=self.config.backbone_rate * factor, head=self.config.head_rate * factor
         )
-        # The kernel divides the units by sqrt(H) and the output layer does not: it would learn that much faster.
+        # The output layer reads the units before the kernel divides them by sqrt(H).
         rates["head.output.weight"] /= math.sqrt(prior["head.output.weight"].shape[1])
         return MetaStep(
             self._outer.step(prior, self.average.mean(gradients), rates),
