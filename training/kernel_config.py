@@ -55,6 +55,7 @@ class GenericConfig:
         curved_power: The same in the curved kernel of adaptation.
         centers: J.
         arc_bias: Bias of the arc-cosine kernel.
+        view_weight: Weight of all views of a picture together, against 1 of the picture.
         strengths: Ridge strengths that cross-validation chooses from.
         folds: Of the cross-validation over pictures.
     """
@@ -63,6 +64,7 @@ class GenericConfig:
     curved_power: float
     centers: int
     arc_bias: float
+    view_weight: float
     strengths: tuple[float, ...]
     folds: int
 

@@ -202,7 +202,8 @@ def fit_generic(
 
     Args:
         pictures: (N, D) in the metric.
-        views: (V, D) in the metric: where the centres come from.
+        views: (V, D) in the metric, those of one picture together: where the centres come from, and pictures
+            that are liked as theirs is.
         means: (N,) what to regress, [0, 1].
         config: Constants.
         seed: Of the clustering and of the folds.
@@ -212,18 +213,24 @@ def fit_generic(
     wide = centers.astype(np.float64)
     kernel = arc_cosine_kernel(pictures, wide, config.arc_bias)
     among = arc_cosine_kernel(wide, wide, config.arc_bias)
+    # A view is worth what its picture is: all views of one together count ``view_weight`` times as much.
+    count = len(views) // len(pictures)
+    rows = np.concatenate([kernel, arc_cosine_kernel(views, wide, config.arc_bias)])
+    owners = np.concatenate([np.arange(len(means)), np.repeat(np.arange(len(means)), count)])
+    shares = np.repeat([1.0, config.view_weight / max(1, count)], [len(kernel), len(views)])
+    shares /= 1 + config.view_weight
     folds = rng.permutation(len(means)) % config.folds
     held = {}
     for strength in config.strengths:
         held_out = np.zeros(len(means))
         for fold in range(config.folds):
-            rest = folds != fold
-            weights, offset = _ridge(kernel[rest], among, means[rest], strength)
-            held_out[~rest] = kernel[~rest] @ weights + offset
+            rest = folds[owners] != fold
+            weights, offset = _ridge(rows[rest], among, means[owners[rest]], shares[rest], strength)
+            held_out[folds == fold] = kernel[folds == fold] @ weights + offset
         held[strength] = held_out
     errors = {strength: float(np.mean((scores - means) ** 2)) for strength, scores in held.items()}
     strength = min(errors, key=errors.__getitem__)
-    weights, offset = _ridge(kernel, among, means, strength)
+    weights, offset = _ridge(rows, among, means[owners], shares, strength)
     scores = kernel @ weights
     mean, std = float(scores.mean()), float(scores.std())
     return GenericFit(
@@ -256,11 +263,13 @@ def _cluster_centers(rows: Float64Array, count: int, rng: np.random.Generator) -
 
 
 def _ridge(
-    kernel: Float64Array, among: Float64Array, ratings: FloatArray, strength: float
+    kernel: Float64Array, among: Float64Array, targets: FloatArray, shares: Float64Array, strength: float
 ) -> tuple[Float64Array, float]:
-    offset = float(ratings.mean())
-    system = strength * among + kernel.T @ kernel + 1e-6 * np.eye(len(among))
-    return np.asarray(np.linalg.solve(system, kernel.T @ (ratings - offset)), dtype=np.float64), offset
+    """Regress targets (R,), each counting by its share, on a kernel (R, J) at J centres."""
+    offset = float(shares @ targets / shares.sum())
+    weighted = kernel * shares[:, None]
+    system = strength * among + weighted.T @ kernel + 1e-6 * np.eye(len(among))
+    return np.asarray(np.linalg.solve(system, weighted.T @ (targets - offset)), dtype=np.float64), offset
 
 
 def _prior(

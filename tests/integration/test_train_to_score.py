@@ -51,6 +51,7 @@ metric_power = 0.4
 curved_power = 0.2
 centers = 16
 arc_bias = 0.1
+view_weight = 1.0
 strengths = [0.1, 1.0]
 folds = 5
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,6 +57,7 @@ metric_power = 0.4
 curved_power = 0.2
 centers = 8
 arc_bias = 0.1
+view_weight = 1.0
 strengths = [0.1, 1.0, 10.0]
 folds = 4
 
@@ -130,7 +132,13 @@ def test_an_empty_cluster_keeps_its_centre() -> None:
 
 
 GENERIC = GenericConfig(
-    metric_power=0.4, curved_power=0.2, centers=40, arc_bias=0.1, strengths=(0.01, 0.1, 1.0, 10.0), folds=5
+    metric_power=0.4,
+    curved_power=0.2,
+    centers=40,
+    arc_bias=0.1,
+    view_weight=0.0,
+    strengths=(0.01, 0.1, 1.0, 10.0),
+    folds=5,
 )
 
 
@@ -160,7 +168,7 @@ def test_the_generic_head_learns_a_planted_function() -> None:
 def test_the_generic_head_is_a_ridge_regression() -> None:
     """Twin: the subset of regressors as a least-squares problem with the penalty's root as further rows."""
     rng = np.random.default_rng(6)
-    pictures, views = rng.normal(size=(60, 4)) / 2, rng.normal(size=(90, 4)) / 2
+    pictures, views = rng.normal(size=(60, 4)) / 2, rng.normal(size=(120, 4)) / 2
     means = plant(pictures)
     found = fit_generic(pictures, views, means, GENERIC, 0)
     centers = found.centers.astype(np.float64)
@@ -175,10 +183,42 @@ def test_the_generic_head_is_a_ridge_regression() -> None:
     assert np.std(scores) == pytest.approx(found.std)
 
 
+def test_views_that_are_their_picture_change_nothing() -> None:
+    """Limit: two exact copies beside each picture, whatever they weigh, leave the same regression."""
+    rng = np.random.default_rng(7)
+    pictures = rng.normal(size=(40, 4)) / 2
+    copies, means = np.repeat(pictures, 2, axis=0), plant(pictures)
+    found = [
+        fit_generic(pictures, copies, means, dataclasses.replace(GENERIC, view_weight=weight), 0)
+        for weight in (0.0, 1.0, 10.0)
+    ]
+    for other in found[1:]:
+        np.testing.assert_allclose(other.held_out, found[0].held_out, atol=1e-6)
+        assert other.error == pytest.approx(found[0].error)
+
+
+def test_views_teach_what_does_not_matter() -> None:
+    """Views of a picture differ along number 1, which ratings do not depend on: learned, the error falls."""
+    rng = np.random.default_rng(8)
+    pictures, unseen = (rng.normal(size=(count, 4)) / 2 for count in (25, 400))
+    views = np.repeat(pictures, 12, axis=0)
+    views[:, 1] = rng.normal(size=len(views)) / 2
+    means = 0.5 + 0.2 * pictures[:, 0]
+
+    def error(view_weight: float) -> float:
+        config = dataclasses.replace(GENERIC, view_weight=view_weight, strengths=(0.1,))
+        found = fit_generic(pictures, views, means, config, 0)
+        kernel = arc_cosine_kernel(unseen, found.centers.astype(np.float64), found.arc_bias)
+        scores = found.mean + found.std * (kernel @ found.center_weights + found.center_offset)
+        return float(np.mean((scores - 0.5 - 0.2 * unseen[:, 0]) ** 2))
+
+    assert error(10.0) < 0.7 * error(0.0)
+
+
 def test_the_strength_is_chosen_by_cross_validation() -> None:
     """On noise alone the strongest ridge is best; on a function without noise a weak one."""
     rng = np.random.default_rng(3)
-    pictures, views = rng.normal(size=(80, 4)) / 2, rng.normal(size=(100, 4)) / 2
+    pictures, views = rng.normal(size=(80, 4)) / 2, rng.normal(size=(160, 4)) / 2
     noise = fit_generic(pictures, views, rng.normal(0.5, 0.1, size=80), GENERIC, 0)
     planted = fit_generic(pictures, views, plant(pictures), GENERIC, 0)
     assert noise.strength == 10
