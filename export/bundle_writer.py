@@ -28,6 +28,7 @@ from piaa_sdk.errors import ModelFormatError, RatingError
 from piaa_sdk.head import Prior
 from piaa_sdk.images import load_image
 from piaa_sdk.rating_scale import RatingScale
+from training.evaluation_record import without_people
 from training.folder_writing import new_folder
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def write_bundle(
     metrics: dict[str, Any] = {
         "format_version": 1,
         "measured": facts.measured,
-        "records": [_without_people(record) for record in records],
+        "records": [without_people(record) for record in records],
     }
     scale, preprocessing = rating_scale(checkpoint), preprocessing_of(checkpoint)
     with new_folder(folder, replace=replace) as fresh:
@@ -116,15 +117,6 @@ def write_bundle(
             )
         ModelBundle.load(fresh)
     return BundleReport(ModelBundle.load(folder), parity, size)
-
-
-def _without_people(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep an evaluation's figures; what single people were found to be like is not published."""
-    hidden = {"judged", "undefined_people"}
-    results = [
-        {name: value for name, value in result.items() if name not in hidden} for result in record["results"]
-    ]
-    return {**record, "results": results}
 
 
 def rating_scale(checkpoint: Checkpoint) -> RatingScale:

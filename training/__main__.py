@@ -71,6 +71,7 @@ def evaluate(
     ] = [10, 100],  # noqa: B006
     repeats: options.Repeats = 10,
     scale: options.Scale = (1, 7),
+    curve: options.Curve = False,
     seed: options.Seed = 0,
     output: Annotated[Path | None, typer.Option(help="JSON file for the results.")] = None,
     allow_seen: Annotated[
@@ -91,6 +92,7 @@ def evaluate(
         units,
         shots=shots,
         repeats=repeats,
+        curve=curve,
         seed=seed,
         progress=options.show_progress("tasks"),
     )

@@ -179,6 +179,10 @@ class Evaluation:
         plain: dict[str, Any] = to_plain(record)
         return plain
 
+    def summary(self) -> dict[str, Any]:
+        """Return what :meth:`to_json` returns without anything about single people: what may be published."""
+        return without_people(self.to_json())
+
     @classmethod
     def from_json(cls, record: Mapping[str, Any], source: str = "the record") -> Self:
         """Read what :meth:`to_json` wrote; further keys are ignored.
@@ -220,6 +224,15 @@ class Evaluation:
         if not isinstance(record, dict):
             raise ModelFormatError(f"{path} is no evaluation: it holds no object")
         return cls.from_json(record, str(path))
+
+
+def without_people(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep an evaluation's figures; what single people were found to be like is not published."""
+    hidden = {"judged", "undefined_people"}
+    results = [
+        {name: value for name, value in result.items() if name not in hidden} for result in record["results"]
+    ]
+    return {**record, "results": results}
 
 
 def to_text(record: Mapping[str, Any]) -> str:

@@ -188,6 +188,10 @@ def compare(
     shape: Annotated[str, typer.Option(help=f"Table: {', '.join(_SHAPES)}.")] = "methods",
     shots: Annotated[int, typer.Option(min=1, help="M, for the shapes crossed and grid.")] = 100,
     csv: Annotated[Path | None, typer.Option("--csv", help="File for the table as CSV.")] = None,
+    json: Annotated[
+        Path | None,
+        typer.Option("--json", help="File for the figures, none of single users, as JSON."),
+    ] = None,
 ) -> None:
     """Lay evaluations out as the paper's tables, with paired differences to a baseline."""
     found = [Evaluation.load(path) for path in evaluations]
@@ -210,6 +214,10 @@ def compare(
     _print(table, leak_kept=any(evaluation.facts.get("leak_kept") for evaluation in found))
     if csv is not None:
         write_file(csv, table.to_csv())
+    if json is not None:
+        record = {"evaluations": [evaluation.summary() for evaluation in found]}
+        differences = None if comparison is None else comparison.to_json()
+        options.write_json(json, {**record, "comparison": differences})
 
 
 def table(

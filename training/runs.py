@@ -163,8 +163,8 @@ class Run:
         odd += [name for name, value in wanted.items() if self.record.get(name, False) != value]
         if odd:
             raise ModelFormatError(
-                f"{self.folder} was begun with another {' and '.join(odd)}; name another folder, or begin "
-                "anew with --force"
+                f"{self.folder} was begun with another {' and '.join(odd)}; name another folder, delete "
+                "it, or begin anew with meta-train --force"
             )
 
     def write_record(self, **changes: Any) -> None:

@@ -13,7 +13,6 @@ import pytest
 from export import bundle_writer
 from export.bundle_writer import (
     BundleReport,
-    _without_people,
     preprocessing_of,
     rating_scale,
     write_bundle,
@@ -24,6 +23,7 @@ from piaa_sdk.bundle import ModelBundle
 from piaa_sdk.errors import ImageError, ModelFormatError, OutputError
 from piaa_sdk.head import Prior
 from training.checkpoints import Checkpoint
+from training.evaluation_record import without_people
 
 from .conftest import FACTS, RECORD, make_prior
 
@@ -77,7 +77,7 @@ def test_metrics_tell_what_was_measured_on_what(bundle_folder: Path) -> None:
 def test_what_single_people_were_found_to_be_like_is_not_published() -> None:
     [result] = RECORD["results"]
     judged = {"judged": {"people": ["a" * 64]}, "undefined_people": ["b" * 64]}
-    assert _without_people({**RECORD, "results": [result | judged]}) == RECORD
+    assert without_people({**RECORD, "results": [result | judged]}) == RECORD
 
 
 def test_the_sdk_embeds_as_the_network_does(

@@ -242,7 +242,7 @@ def test_a_prior_is_trained_judged_and_compared(
     table = place / "tables" / "compared.csv"
     _succeed("compare", *paths, "--baseline", "BA-PIAA", "--csv", table)
     assert "| own - BA-PIAA, M = 10 |" in capsys.readouterr().out
-    assert [row["method"] for row in _rows(table)] == ["BA-PIAA", "closed form"]
+    assert [row["method"] for row in _rows(table)] == ["BA-PIAA", "closed form, learned layer"]
 
 
 def test_nobody_is_named_in_what_is_written(flickr_table: Path, flickr_aes_folder: Path, place: Path) -> None:
@@ -322,7 +322,7 @@ def test_a_learning_curve(
         assert "| method | M = 0 | M = 5 | M = 10 | M = 20 |" in capsys.readouterr().out
     _succeed("compare", *paths, "--shape", "curve", "--csv", place / "curve.csv")
     rows = _rows(place / "curve.csv")
-    assert [row["method"] for row in rows] == ["BA-PIAA", "closed form"]
+    assert [row["method"] for row in rows] == ["BA-PIAA", "closed form, learned layer"]
     found = Evaluation.load(paths[0])
     priors = {found.result(count).figures["prior"].mean for count in (5, 10, 20)}
     assert len(priors) == 1
