@@ -146,8 +146,8 @@ def test_table_1_of_flickr_aes_by_one_command(flickr_table: Path) -> None:
 def test_table_1_is_made_again_from_what_is_there(flickr_aes_folder: Path, flickr_table: Path) -> None:
     """A call that was interrupted goes on: one method is missing, and none of the others is learned again."""
     first = _rows(flickr_table / "table.csv")
-    shutil.rmtree(flickr_table / "closed-form")
-    for name in ("closed-form.json", "table.csv", "table.md"):
+    shutil.rmtree(flickr_table / "closed-form--learned-layer")
+    for name in ("closed-form--learned-layer.json", "table.csv", "table.md"):
         (flickr_table / name).unlink()
     states = {path: path.stat().st_mtime_ns for path in flickr_table.glob("*/*.*")}
     assert len(states) == 3 * (len(TITLES) - 1)
@@ -314,7 +314,7 @@ def test_a_learning_curve(
 ) -> None:
     """From M = 0, on one query set."""
     paths = []
-    for name in ("ba-piaa", "closed-form"):
+    for name in ("ba-piaa", "closed-form--learned-layer"):
         paths.append(place / f"curve-{name}.json")
         where = ("--format", "flickr-aes", "--cache", place / "cache", "--untrained", "--threads", "1")
         shots = ("--shots", "5", "--shots", "10", "--shots", "20", "--curve", "--output", paths[-1])
