@@ -2,7 +2,8 @@
 
 Run it from the checkout: ``python -m benchmarks.meta_training``. The plain way is a script as one would write
 it with torch alone: for each task a copy of the network and a new ``torch.optim.Adam``, pictures opened and
-decoded whenever a set is needed, single precision, one task after the other. The project's way takes pictures
+decoded whenever a set is needed, single precision, one task after the other; batch normalization is frozen on
+both sides. The project's way takes pictures
 from a packed store and keeps the parameters of tasks outside the network; it is measured as it is, with the
 colours last in memory, and in bfloat16. Pictures and ratings are drawn: what is learned does not matter here,
 only how long it takes.
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from benchmarks.pictures import make_pictures
 from benchmarks.report import describe_machine, print_table, seconds, spread
@@ -125,6 +127,9 @@ def plain_iteration(network: AestheticNetwork, table: RatingTable, config: MetaC
     for place in range(config.tasks.tasks):
         _, images, ratings = people[place]
         adapted = copy.deepcopy(network).train()
+        for module in adapted.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()  # frozen, as the configuration has it
         border = config.tasks.support[-1]
         for part in (slice(None, border), slice(border, border + config.tasks.query)):
             groups = [

@@ -117,11 +117,16 @@ def _level(figure: Mapping[str, Any]) -> str:
 
 def _spread(figure: Mapping[str, Any]) -> str:
     low, high = figure["interval"]
-    return f"± {figure['std']:.3f} [{low:.3f}, {high:.3f}] ({figure['picture_error']:.3f})"
+    spread = "" if figure["std"] is None else f"± {figure['std']:.3f} "  # one repeat has none
+    return f"{spread}[{low:.3f}, {high:.3f}]{_picture_error(figure)}"
 
 
 def _difference(figure: Mapping[str, Any]) -> str:
     if figure["mean"] is None:
         return "not defined"
     low, high = figure["interval"]
-    return f"{figure['mean']:+.3f} [{low:+.3f}, {high:+.3f}] ({figure['picture_error']:.3f})"
+    return f"{figure['mean']:+.3f} [{low:+.3f}, {high:+.3f}]{_picture_error(figure)}"
+
+
+def _picture_error(figure: Mapping[str, Any]) -> str:
+    return "" if figure["picture_error"] is None else f" ({figure['picture_error']:.3f})"

@@ -79,6 +79,7 @@ __all__ = [
     "check_scale",
     "clean_name",
     "merge_ratings",
+    "other_ratings",
     "portable_name",
 ]
 
@@ -158,10 +159,15 @@ def check_same_ratings(
         ProfileExistsError: They are others, and would take the place of what is stored.
     """
     if len(images) != len(profile.support) or not profile.holds(images, ratings):
-        raise ProfileExistsError(
-            f"{len(profile.support)} other ratings of {printable(profile.user)!r} are stored; "
-            "add these to them (--add) or put these in their place (--replace)"
-        )
+        raise other_ratings(profile)
+
+
+def other_ratings(profile: UserProfile) -> ProfileExistsError:
+    """Return what is raised where other ratings than a profile's would take their place."""
+    return ProfileExistsError(
+        f"{len(profile.support)} other ratings of {printable(profile.user)!r} are stored; "
+        "add these to them (--add) or put these in their place (--replace)"
+    )
 
 
 def portable_name(user: str) -> str:

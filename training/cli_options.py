@@ -15,6 +15,8 @@ from training.folder_writing import write_file
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from training.meta_config import MetaConfig
+
 Folder = Annotated[Path, typer.Argument(help="Folder with the ratings and the images.")]
 Format = Annotated[
     str,
@@ -57,7 +59,7 @@ Untrained = Annotated[
     bool, typer.Option("--untrained", help="Start from a random backbone: for trying things out.")
 ]
 Cache = Annotated[Path, typer.Option(help="Folder that keeps what was read of pictures.")]
-Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or, of several, cuda:0, cuda:1, ...")]
 Bf16 = Annotated[bool, typer.Option("--bf16", help="Let the backbone compute in bfloat16.")]
 ChannelsLast = Annotated[
     bool, typer.Option("--channels-last", help="Keep pictures with the colours last in memory.")
@@ -73,7 +75,7 @@ ControlRepeats = Annotated[
 ]
 Users = Annotated[int | None, typer.Option(min=1, help="People to judge, drawn by the seed. All by default.")]
 Curve = Annotated[bool, typer.Option("--curve", help="One query set for all M: a learning curve.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of everything that is drawn, but for test users.")]
 
 DEFAULT_CACHE = Path("runs/cache")
 
@@ -89,15 +91,22 @@ def show_progress(what: str) -> Callable[[int, int], None]:
     return show
 
 
-def show_training(title: str) -> Callable[[int, int, float, float | None], None]:
-    """Return what shows how far meta-training is, with loss, validation SROCC and time left."""
+def show_training(config: MetaConfig) -> Callable[[int, int, float, float | None], None]:
+    """Return what shows how far meta-training is, with loss, validation SROCC and time left.
+
+    A terminal shows it at each iteration; elsewhere, as in the log of a job, each checkpoint has a line.
+    """
+    every = config.schedule.checkpoint_every
     begun, first = time.monotonic(), [0]
 
     def show(done: int, total: int, loss: float, validation: float | None) -> None:
         first[0] = first[0] or done
         seen = "" if validation is None else f", validation SROCC {validation:.3f}"
-        text = f"{title}: {done:,} of {total:,} iterations, loss {loss:.4f}{seen}"
-        _show_line(text, done - first[0] + 1, total - first[0] + 1, begun)
+        text = f"{config.title}: {done:,} of {total:,} iterations, loss {loss:.4f}{seen}"
+        if sys.stderr.isatty():
+            _show_line(text, done - first[0] + 1, total - first[0] + 1, begun)
+        elif done % every == 0 or done == total:
+            say(f"{text}, after {time.monotonic() - begun:.0f} s")
 
     return show
 

@@ -22,6 +22,7 @@ from scipy.linalg import eigh
 
 from piaa_sdk.errors import ModelFormatError
 from training.embedding_network import EmbeddingNetwork
+from training.standard_deviation import floored_std
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     Float64Array = npt.NDArray[np.float64]
     Person = tuple[npt.NDArray[np.intp], FloatArray]
 
-_SMALLEST_STD = 0.05  # of the median over the statistics
 _CLASS_LAYER = "last.mean"
 _SLOPE_RIDGE = 20.0  # keeps a person with few ratings from following the generic score by accident
 
@@ -60,7 +60,7 @@ def fit_embedding(
         ModelFormatError: More principal directions than statistics, or none; or class directions of a network
             that does not read ``last.mean`` out.
     """
-    mean, std = pictures.mean(axis=0, dtype=np.float64), _floored_std(pictures)
+    mean, std = pictures.mean(axis=0, dtype=np.float64), floored_std(pictures)
     standardized = (pictures - mean) / std
     combined = _combination(backbone, standardized, std, config, classifier)
     if not 1 <= config.principal_directions <= combined.shape[1]:
@@ -164,7 +164,7 @@ def _combination(
     part = backbone.where(_CLASS_LAYER)
     directions = std[part, None] * _class_directions(classifier, config.class_directions)
     found = pictures[:, part] @ directions
-    directions /= np.sqrt(_floored_std(found))  # half way to counting all the same
+    directions /= np.sqrt(floored_std(found))  # half way to counting all the same
     found = pictures[:, part] @ directions
     classes = np.zeros((len(weights), config.class_directions))
     classes[part] = directions * np.sqrt(config.class_weight / np.mean(found**2))
@@ -176,15 +176,6 @@ def _class_directions(classifier: FloatArray, count: int) -> Float64Array:
     wide = np.asarray(classifier, dtype=np.float64)
     _, singular, directions = np.linalg.svd(wide - wide.mean(axis=0), full_matrices=False)
     return np.asarray(directions[:count].T * np.sqrt(singular[:count] / singular[0]))
-
-
-def _floored_std(values: FloatArray) -> Float64Array:
-    """Return the standard deviation of each column, none far below the others.
-
-    A channel silent in these few pictures may speak in others: divided by almost 0, it would shout.
-    """
-    std = values.std(axis=0, dtype=np.float64) + 1e-6
-    return np.asarray(np.maximum(std, _SMALLEST_STD * np.median(std)))
 
 
 def _principal_directions(rows: Float64Array, count: int) -> Float64Array:

@@ -7,6 +7,7 @@ one all-reduce. Draws and dropout follow from iteration and task alone, so the r
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,12 +17,17 @@ import torch.distributed
 
 from piaa_sdk.errors import ModelFormatError
 from training.learners.base import Average, total
+from training.tasks import LEAST_RATINGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from piaa_sdk.finetune.network import Params
     from training.meta_config import MetaConfig
+
+
+_PATIENCE = datetime.timedelta(hours=6)
+"""How long processes wait for one that reads many pictures, or asks validation users."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,15 @@ class Ranks:
         """Wait until all processes are here."""
         if self.count > 1:
             torch.distributed.barrier()
+
+    def share(self, *groups: Params) -> None:
+        """Give all processes the first one's tensors, in place; each own ones may differ in the last bits."""
+        if self.count == 1:
+            return
+        for tensor in (group[name] for group in groups for name in sorted(group)):
+            sent = tensor.detach().contiguous()
+            torch.distributed.broadcast(sent, src=0)
+            tensor.detach().copy_(sent)
 
     def places(self, tasks: int) -> range:
         """Return which tasks of a meta-batch are this process's."""
@@ -89,7 +104,7 @@ def joined_ranks(device: torch.device) -> Iterator[Ranks]:
     backend = "nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    torch.distributed.init_process_group(backend)
+    torch.distributed.init_process_group(backend, timeout=_PATIENCE)
     try:
         yield Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size())
         torch.distributed.barrier()
@@ -103,7 +118,7 @@ def check_ranks(config: MetaConfig, ranks: Ranks, users: int) -> None:
     Args:
         config: All settings.
         ranks: How many processes there are.
-        users: People to learn from; a meta-batch has at most one task of each.
+        users: People with enough ratings to learn from; a meta-batch has at most one task of each.
 
     Raises:
         ModelFormatError: There are more processes than tasks, or one task builds on the one before.
@@ -114,7 +129,8 @@ def check_ranks(config: MetaConfig, ranks: Ranks, users: int) -> None:
     if ranks.count > tasks:
         raise ModelFormatError(
             f"{ranks.count} processes cannot share {tasks} tasks per meta-batch (tasks.tasks is "
-            f"{config.tasks.tasks}, of {users} people); start at most as many, or raise tasks.tasks"
+            f"{config.tasks.tasks}, of {users} people with {LEAST_RATINGS} ratings or more); start at most "
+            "as many, or raise tasks.tasks"
         )
     settings = config.to_dict()[config.learner]
     carried = [name for name in ("moments", "statistics") if settings.get(name) == "carried"]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from piaa_sdk.errors import RatingError
+from piaa_sdk.errors import DivergenceError, RatingError
 from piaa_sdk.metrics import pairwise_accuracy, plcc, srocc
 from training.evaluation_record import (
     METHODS,
@@ -30,7 +30,7 @@ from training.intervals import mean_of_known, summarize
 from training.personalizers import Support
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence, Set
+    from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 
     import numpy.typing as npt
 
@@ -238,7 +238,7 @@ class _Adapted:
     Attributes:
         scores: (Q,) of the query pictures.
         std: (Q,) their standard deviations; None if the method knows none.
-        seconds: To adapt; nan if the prior had to stand in.
+        seconds: To adapt, or until that failed; nan if the prior had to stand in.
     """
 
     scores: FloatArray
@@ -303,16 +303,21 @@ class _Judge:
         )
 
     def _adapt(self, support: Support, query: IntArray) -> _Adapted:
-        """Score query pictures after adaptation; by the prior where equal ratings teach a method nothing."""
+        """Score query pictures after adaptation; by the prior where equal ratings teach a method nothing.
+
+        A method that leaves the finite numbers knows no scores: they are nan.
+        """
         begun = time.perf_counter()
         try:
             predictor = self.personalizer.personalize(support)
+            seconds = time.perf_counter() - begun
+            return _Adapted(*predictor.predict(query), seconds)
         except RatingError:
             if len(support.ratings) > 1 and np.ptp(support.ratings) > 0:
                 raise
             return _Adapted(self.generic[query], None, float("nan"))
-        seconds = time.perf_counter() - begun
-        return _Adapted(*predictor.predict(query), seconds)
+        except DivergenceError:
+            return _Adapted(np.full(len(query), np.nan), None, time.perf_counter() - begun)
 
     def _measures(self, ratings: FloatArray, scores: FloatArray) -> list[float]:
         scores = _without_collapse(scores)
@@ -411,11 +416,41 @@ def check_unseen(bundle: ModelBundle, table: RatingTable) -> None:
             f"{bundle.bundle_id} does not say which people and pictures it was trained on; make it again "
             "with this version, or, knowing that the figures may be too good, evaluate with --allow-seen"
         )
-    people = set(table.person_digests()) & set(seen.get("people", ()))
-    pictures = set(table.picture_digests()) & set(seen.get("pictures", ()))
-    if people or pictures:
+    refuse_seen(table, seen["people"], seen["pictures"], what="bundle")
+
+
+def count_seen(table: RatingTable, people: Iterable[str], pictures: Iterable[str]) -> tuple[int, int]:
+    """Count a table's people and pictures among those that something was trained on.
+
+    Args:
+        table: Who and what shall be judged.
+        people: :func:`training.data.ratings.person_digest` of those trained on.
+        pictures: :func:`training.data.ratings.picture_digest` of those trained on.
+
+    Returns:
+        How many people, and how many pictures.
+    """
+    seen_people = set(table.person_digests()).intersection(people)
+    seen_pictures = set(table.picture_digests()).intersection(pictures)
+    return len(seen_people), len(seen_pictures)
+
+
+def refuse_seen(table: RatingTable, people: Iterable[str], pictures: Iterable[str], *, what: str) -> None:
+    """Refuse people or pictures that something was trained on.
+
+    Args:
+        table: See :func:`count_seen`, like the next two.
+        people: Digests of those trained on.
+        pictures: Digests of those trained on.
+        what: Was trained: ``bundle`` or ``run``.
+
+    Raises:
+        RatingError: Some of them were; how many is said.
+    """
+    seen_people, seen_pictures = count_seen(table, people, pictures)
+    if seen_people or seen_pictures:
         raise RatingError(
-            f"the bundle was trained on {len(people)} of these {len(table.users)} people and {len(pictures)} "
-            f"of these {len(table.images)} pictures; evaluate on others (--groups), or, knowing that the "
+            f"the {what} was trained on {seen_people} of these {len(table.users)} people and {seen_pictures} "
+            f"of these {len(table.images)} pictures; judge it on others (--groups), or, knowing that the "
             "figures will be too good, with --allow-seen"
         )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from piaa_sdk.errors import ModelFormatError
+from piaa_sdk.errors import ModelFormatError, RatingError
 from training.intervals import Figure, Interval
 
 if TYPE_CHECKING:
@@ -168,9 +168,13 @@ class Evaluation:
         """Return what was found with M support pictures.
 
         Raises:
-            KeyError: This M was not judged.
+            RatingError: This M was not judged; those that were are named.
         """
-        return {result.shots: result for result in self.results}[shots]
+        for result in self.results:
+            if result.shots == shots:
+                return result
+        judged = ", ".join(str(result.shots) for result in self.results) or "nothing"
+        raise RatingError(f"{self.method} was not judged with M = {shots}; it was with {judged}")
 
     def to_json(self) -> dict[str, Any]:
         """Return what json can store; what could not be measured is None."""

@@ -16,9 +16,10 @@ from training.evaluation import evaluate
 from training.learner_personalizer import LearnerPersonalizer
 from training.loop import meta_train
 from training.network import make_network
-from training.runs import MODES, RUN_NAME, Run
+from training.runs import MODES, RUN_NAME, Run, constants_of
 from training.sources import embed_images, pack_images
-from training.tasks import InputSource, TaskSampler
+from training.standard_deviation import floored_std
+from training.tasks import InputSource, TaskSampler, count_people
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 VALIDATION_USERS = 20
 _VALIDATION_SHOTS = 10
+_VALIDATION_QUERY = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +59,17 @@ class Hardware:
         Raises:
             DeviceError: It is not, or is none that this version computes on.
         """
-        kind = self.device.partition(":")[0]
-        if kind not in ("cpu", "cuda"):
-            raise DeviceError(f"device is {self.device!r}, must be cpu or cuda")
+        kind, sign, index = self.device.partition(":")
+        if kind not in ("cpu", "cuda") or (sign and not (kind == "cuda" and index.isdecimal())):
+            raise DeviceError(
+                f"device is {self.device!r}, must be cpu, cuda or, of several, cuda:0, cuda:1, ..."
+            )
         if kind == "cuda" and not torch.cuda.is_available():
             raise DeviceError("torch finds no CUDA device here; leave --device out to compute on the CPU")
+        if sign and int(index) >= (there := torch.cuda.device_count()):
+            raise DeviceError(
+                f"device is {self.device!r}, must be cuda:0 to cuda:{there - 1}: there are {there}"
+            )
 
     def place(self, network: AestheticNetwork) -> AestheticNetwork:
         """Move a network to where it is computed."""
@@ -195,21 +203,25 @@ def train(
         report: Is told after each iteration.
 
     Raises:
-        RatingError: Nobody is to be trained on.
+        RatingError: Nobody is to be trained on, or no validation user has rated enough.
         ModelFormatError: A run that shall be gone on with was begun otherwise.
         OutputError: A run is there already, or the disk refuses.
     """
     if split.train is None:
         raise RatingError(f"{split.name} has nobody to train on; train on another data set, and judge here")
-    check_ranks(config, ranks, len(split.train.users))
+    check_ranks(config, ranks, count_people(split.train))
+    _count_validation_users(split)  # what would end the run at its first look ends it here
     facts = _facts(split, split.train, workshop)
     found = _find(folder, config, facts, resume=resume, replace=replace) if ranks.is_first else None
     if found is not None and ranks.count == 1 and found.record["finished"] and found.has_checkpoint:
         return found
     source = workshop.source(split.train, config.network, config.seed, for_training=True)
     network = workshop.network(config.network, source, config.seed)
-    if ranks.is_first and found is None:
-        Run.create(folder, config, facts, replace=replace)
+    if ranks.is_first:
+        if found is None:
+            Run.create(folder, config, facts, replace=replace)
+        elif not found.record["finished"]:
+            found.note_resumed()
     ranks.wait()  # what is read below was written by the first, and what an old run left is gone
     run = Run.open(folder)
     if config.network.head.standardize and not run.has_checkpoint:
@@ -219,16 +231,11 @@ def train(
         learner.average = AverageOverRanks()
     device = torch.device(workshop.hardware.device)
     sampler = TaskSampler(split.train, split.scale, source, config.tasks, seed=config.seed, device=device)
-    meta_train(
-        learner,
-        sampler,
-        learner.first_prior(params_of(network)),
-        config.schedule,
-        run,
-        ranks=ranks,
-        validate=_validation(config, learner, split, workshop) if ranks.is_first else None,
-        report=report,
-    )
+    prior = learner.first_prior(params_of(network))
+    ranks.share(prior, constants_of(network))
+    validate = _validation(config, learner, split, workshop) if ranks.is_first else None
+    ranks.wait()  # the first reads pictures of validation users
+    meta_train(learner, sampler, prior, config.schedule, run, ranks=ranks, validate=validate, report=report)
     return Run.open(folder)
 
 
@@ -278,11 +285,9 @@ def load_personalizer(
         ModelFormatError: The run is not finished, of another mode, or was made with other backbone weights.
     """
     config = config or run.config
+    run.check_finished()
     state = run.load(torch.device(workshop.hardware.device))
-    if state is None or not run.record.get("finished"):
-        raise ModelFormatError(
-            f"{run.folder} is not finished; go on with it: python -m training meta-train --resume"
-        )
+    assert state is not None
     if run.record["mode"] != workshop.mode or run.record["backbone_weights"] != workshop.backbone.describe():
         raise ModelFormatError(
             f"{run.folder} was made in the mode {run.record['mode']} on a backbone with the weights "
@@ -312,10 +317,27 @@ def standardize(network: AestheticNetwork, source: InputSource, images: int) -> 
             for start in range(0, images, 64)
         ]
     embeddings = torch.cat(parts)
-    std = embeddings.std(0)
     network.head.mean.copy_(embeddings.mean(0))
-    # A channel silent in these few pictures may speak in others: divided by almost 0, it would shout.
-    network.head.std.copy_(torch.maximum(std, 0.05 * std.median()).clamp_min(1e-6))
+    network.head.std.copy_(torch.from_numpy(floored_std(embeddings.cpu().numpy(), correction=1)))
+
+
+def _count_validation_users(split: Split) -> int:
+    """Return how many users are asked at each look: those who rated enough, a number of them at most.
+
+    Raises:
+        RatingError: There are validation users, but none who rated enough.
+    """
+    if split.validation is None:
+        return 0
+    ratings = np.bincount(split.validation.user_index)
+    able = int((ratings >= _VALIDATION_SHOTS + _VALIDATION_QUERY).sum())
+    if not able:
+        raise RatingError(
+            f"none of the {len(ratings)} validation users has {_VALIDATION_SHOTS} ratings to adapt to and "
+            f"{_VALIDATION_QUERY} more to judge by, the most are {ratings.max()}; choose others, or train "
+            "without validation users"
+        )
+    return min(VALIDATION_USERS, able)
 
 
 def _validation(
@@ -325,6 +347,7 @@ def _validation(
     table = split.validation
     if table is None:
         return None
+    users = _count_validation_users(split)
     source = workshop.source(table, config.network, config.seed)
 
     def validate(prior: Params) -> float:
@@ -343,7 +366,7 @@ def _validation(
             split.scale,
             shots=[_VALIDATION_SHOTS],
             repeats=1,
-            users=min(VALIDATION_USERS, len(table.users)),
+            users=users,
             control_repeats=0,
         )
         return found.results[0].figures["personal"].mean

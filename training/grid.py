@@ -6,9 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from piaa_sdk.errors import RatingError
-from training.evaluation_record import to_text
 from training.experiment import train
-from training.folder_writing import write_file
 from training.published import judge_run
 from training.tables import grid_table
 
@@ -20,6 +18,7 @@ if TYPE_CHECKING:
     from training.experiment import Workshop
     from training.loop import Reporter
     from training.meta_config import MetaConfig
+    from training.published import Judging
     from training.tables import Table
 
 
@@ -114,11 +113,8 @@ def table_of_grid(
     folder: Path,
     workshop: Workshop,
     *,
-    shots: int,
-    repeats: int,
-    users: int | None,
-    seed: int,
-    report: Callable[[str], Reporter],
+    how: Judging,
+    report: Callable[[MetaConfig], Reporter],
     progress: Callable[[str], Callable[[int, int], None]],
 ) -> Table:
     """Meta-train at every place and judge all on the same users and supports: Fig. 5.
@@ -129,34 +125,29 @@ def table_of_grid(
         split: Whose training users are learned from, and whose test users are judged.
         folder: Keeps runs and evaluations; what is there of an earlier, interrupted call is used.
         workshop: How networks compute.
-        shots: M.
-        repeats: Random supports per user.
-        users: How many test users, drawn; None means all.
-        seed: Of the supports.
-        report: Makes what is told of a training by its title.
+        how: M, supports, users and repeats.
+        report: Makes what is told of a training.
         progress: Makes what is told of judging.
     """
     judged = []
     for point in points:
         config = configure(point.overrides)
         config = replace(config, title=f"{config.title}, {point.name}")
-        run = train(config, split, folder / point.name, workshop, resume=True, report=report(config.title))
-        evaluation = judge_run(
-            run,
-            split.test,
-            split.scale,
-            workshop,
-            shots=[shots],
-            repeats=repeats,
-            control_repeats=0,
-            users=users,
-            seed=seed,
-            data=split.name,
-            progress=progress("tasks"),
+        run = train(config, split, folder / point.name, workshop, resume=True, report=report(config))
+        judged.append(
+            judge_run(
+                run,
+                split.test,
+                split.scale,
+                workshop,
+                how,
+                data=split.name,
+                facts=point.facts,
+                kept=folder / f"{point.name}.json",
+                progress=progress("tasks"),
+            )
         )
-        judged.append(replace(evaluation, facts={**evaluation.facts, **point.facts}))
-        write_file(folder / f"{point.name}.json", to_text(judged[-1].to_json()))
-    return grid_table(judged, shots)
+    return grid_table(judged, how.shots[0])
 
 
 def _pair(text: str) -> tuple[int, int]:

@@ -31,7 +31,7 @@ class Figure:
 
     Attributes:
         mean: Over repeats of the mean over users inside a repeat; undefined values are left out.
-        std: Over repeats (the paper's +-).
+        std: Over repeats (the paper's +-); nan for one repeat, which has no spread.
         interval: 95 % bootstrap interval over users, stratified by group; conditional on these pictures.
         picture_error: Standard error of the mean by a jackknife over ten blocks of query pictures.
         mean_with_zeros: The mean where a correlation that constant query ratings leave undefined counts as 0.
@@ -70,7 +70,7 @@ def summarize(
     per_user = np.nanmean(values[:, users], axis=0)
     return Figure(
         mean=float(per_repeat.mean()),
-        std=float(per_repeat.std(ddof=1)) if len(per_repeat) > 1 else 0.0,
+        std=float(per_repeat.std(ddof=1)) if len(per_repeat) > 1 else math.nan,
         interval=bootstrap_over_users(per_user, [groups[user] for user in users], seed=seed),
         picture_error=jackknife_over_blocks(without_blocks),
         mean_with_zeros=mean_with_zeros,

@@ -2,9 +2,9 @@
 
 1. The directions of the embedding: :mod:`training.directions`.
 2. The generic head regresses what most people like (GIAA), the mean rank that people gave a picture, on an
-arc-cosine kernel, a hidden layer
-   of infinitely many ReLU units (Cho and Saul 2009), read at cluster centres of the views (the subset of
-   regressors of Quinonero-Candela and Rasmussen 2005), so that no training picture's own vector is kept.
+   arc-cosine kernel, a hidden layer of infinitely many ReLU units (Cho and Saul 2009), read at cluster
+   centres of the views (the subset of regressors of Quinonero-Candela and Rasmussen 2005), so that no
+   training picture's own vector is kept.
 3. The kernels and the grid of adaptation read the same embedding; their constants come from the
    configuration.
 """

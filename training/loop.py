@@ -61,20 +61,20 @@ def meta_train(
         OutputError: The disk refuses; the last checkpoint stands.
     """
     state = run.load(next(iter(prior.values())).device)
-    if state is not None and state.iteration >= schedule.iterations:
-        if ranks.is_first:  # the run may have been killed after its tensors were written
-            run.write_progress(state.iteration, finished=True)
-        return state.prior
+    keeper = _Keeper(learner, schedule, run, validate, report)
     start = 0
     if state is not None:
         start, prior = state.iteration, state.prior
         learner.load_state(state.learner)
         learner.network.load_state_dict(state.constants, strict=False)
-    keeper = _Keeper(learner, schedule, run, validate, report)
     if ranks.is_first:
         run.trim_log(start)
-        if schedule.iterations == 0:
+        if state is not None:
+            keeper.catch_up(state)
+        elif schedule.iterations == 0:
             keeper.save(prior, 0)
+    if state is not None and start >= schedule.iterations:
+        return state.prior
     places = None if ranks.count == 1 else ranks.places(sampler.config.tasks)
     for iteration in range(start, schedule.iterations):
         begun = time.perf_counter()
@@ -105,16 +105,39 @@ class _Keeper:
             "query_loss": _finite(step.query_loss),
             "seconds": round(seconds, 6),
         }
-        if self.validate is not None and (is_last or done % self.schedule.validate_every == 0):
-            self.validation = self.validate(self.learner.result(step.prior))
-            line["validation_srocc"] = _finite(self.validation)
         self.run.log(line)
         if is_last or done % self.schedule.checkpoint_every == 0:
             self.save(step.prior, done)
+        if self._looks_after(done):
+            self.look(self.learner.result(step.prior), done)
         if self.report is not None:
             self.report(done, self.schedule.iterations, step.support_loss, self.validation)
 
+    def catch_up(self, state: RunState) -> None:
+        """Do what comes after a checkpoint, if the run was ended between the two."""
+        done = state.iteration
+        is_last = done >= self.schedule.iterations
+        lines = self.run.read_log()
+        has_looked = bool(lines) and lines[-1]["iteration"] == done - 1 and "validation_srocc" in lines[-1]
+        if done and self._looks_after(done) and not has_looked:
+            self.look(state.prior if is_last else self.learner.result(state.prior), done)
+        elif is_last and not self.run.record["finished"]:
+            self.run.write_progress(done, finished=True)
+
+    def look(self, prior: Params, done: int) -> None:
+        """Ask validation users, and note what they say; this ends a run that has done all iterations."""
+        assert self.validate is not None
+        self.validation = self.validate(prior)
+        self.run.log({"iteration": done - 1, "validation_srocc": _finite(self.validation)})
+        if done >= self.schedule.iterations:
+            self.run.write_progress(done, finished=True)
+
+    def _looks_after(self, done: int) -> bool:
+        is_due = done >= self.schedule.iterations or done % self.schedule.validate_every == 0
+        return self.validate is not None and is_due
+
     def save(self, prior: Params, done: int) -> None:
+        """Keep a checkpoint; of the last iteration, what the learner keeps."""
         is_last = done == self.schedule.iterations
         kept = self.learner.result(prior) if is_last else prior
         for name, value in kept.items():
@@ -123,7 +146,8 @@ class _Keeper:
                     f"iteration {done - 1}: {name} is not finite after the outer step; lower the rates"
                 )
         state = RunState(done, kept, constants_of(self.learner.network), self.learner.state())
-        self.run.save(state, finished=is_last)
+        # Before the look: whatever goes wrong in there takes no iteration with it.
+        self.run.save(state, finished=is_last and not (done and self._looks_after(done)))
 
 
 def _finite(value: float) -> float | None:

@@ -8,19 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 import torch
 import typer
 
-from piaa_sdk.errors import ModelFormatError
+from piaa_sdk.errors import ModelFormatError, RatingError
 from piaa_sdk.rating_scale import RatingScale
 from training import cli_options as options
 from training.comparison import compare as compare_methods
 from training.data.datasets import read_dataset
 from training.data.splits import split as split_dataset
+from training.data.splits import train_on_all
 from training.distributed import joined_ranks
 from training.evaluation_record import Evaluation
 from training.experiment import Backbone, Hardware, Workshop, train
 from training.folder_writing import write_file
 from training.grid import GRID, table_of_grid
 from training.meta_config import MetaConfig
-from training.published import TABLE_METHODS, judge_run, table_of_methods
+from training.published import TABLE_METHODS, Judging, judge_run, table_of_methods, validation_part
 from training.runs import Run
 from training.tables import (
     LEGEND,
@@ -31,14 +32,20 @@ from training.tables import (
     grid_table,
     methods_table,
 )
+from training.tasks import LEAST_RATINGS, count_people
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from training.data.dataset import Dataset
+    from training.data.ratings import RatingTable
     from training.data.splits import Split
     from training.tables import Table
 
 _SHAPES = ("methods", "backbones", "databases", "crossed", "curve", "grid")
 
 _LEAK = "Trained with --keep-leak: on pictures of the test users too, so these figures are too good."
+_SEEN = "Judged on people or pictures of the training too, so these figures are too good."
 
 Config = Annotated[
     str, typer.Argument(help="TOML file, or the name of a shipped configuration, for example blg_as_paper.")
@@ -114,7 +121,7 @@ def meta_train(
     workshop = _workshop(mode, cache, weights, untrained, device, bf16, channels_last)
     with joined_ranks(torch.device(device)) as ranks:
         if ranks.is_first:
-            options.say(f"{dataset.report}\n\n{split}")
+            _say_who_is_dropped(split, f"{dataset.report}\n\n{split}")
         train(
             settings,
             split,
@@ -123,7 +130,7 @@ def meta_train(
             resume=resume,
             replace=force,
             ranks=ranks,
-            report=options.show_training(settings.title) if ranks.is_first else None,
+            report=options.show_training(settings) if ranks.is_first else None,
         )
         if ranks.is_first:
             options.say(f"wrote {run}; next: python -m training judge {run} RATINGS")
@@ -134,6 +141,9 @@ def judge(
     ratings: options.Folder,
     format: options.Format = "table",
     groups: options.Groups = None,
+    part: Annotated[
+        str, typer.Option(help="test, or the run's own validation users; of data sets with a split.")
+    ] = "test",
     shots: options.Shots = [10, 100],  # noqa: B006
     repeats: options.Repeats = 50,
     control_repeats: options.ControlRepeats = None,
@@ -159,25 +169,19 @@ def judge(
     trained = Run.open(run)
     workshop = _workshop(str(trained.record.get("mode")), cache, weights, untrained, device, False, False)
     dataset = read_dataset(format, ratings, scale=_scale(format, scale), groups=groups)
-    table = dataset.table if format == "table" else split_dataset(dataset, seed=seed).test
+    table, data = _part(dataset, part, trained)
     judged = judge_run(
         trained,
         table,
         dataset.scale,
         workshop,
-        shots=shots,
-        repeats=repeats,
-        control_repeats=control_repeats,
-        users=users,
-        curve=curve,
-        seed=seed,
+        Judging(shots, repeats, control_repeats, users, curve, seed),
         rate=rate,
         allow_seen=allow_seen,
-        data=None if format == "table" else format,
+        data=data,
         progress=options.show_progress("tasks"),
     )
-    table_shape = curve_table([judged]) if curve else methods_table([judged])
-    _print(table_shape, leak_kept=bool(judged.facts["leak_kept"]))
+    _print(curve_table([judged]) if curve else methods_table([judged]), [judged])
     if output is not None:
         options.write_json(output, judged.to_json())
 
@@ -194,6 +198,8 @@ def compare(
     ] = None,
 ) -> None:
     """Lay evaluations out as the paper's tables, with paired differences to a baseline."""
+    if baseline is not None and shape != "methods":
+        raise RatingError(f"--baseline is for the shape methods, not {shape}; leave one of the two out")
     found = [Evaluation.load(path) for path in evaluations]
     comparison = None if baseline is None else compare_methods(found, baseline)
     match shape:
@@ -211,7 +217,7 @@ def compare(
             table = grid_table(found, shots)
         case _:
             raise ModelFormatError(f"shape is {shape!r}, must be one of {', '.join(_SHAPES)}")
-    _print(table, leak_kept=any(evaluation.facts.get("leak_kept") for evaluation in found))
+    _print(table, found)
     if csv is not None:
         write_file(csv, table.to_csv())
     if json is not None:
@@ -239,7 +245,10 @@ def table(
     control_repeats: options.ControlRepeats = None,
     users: options.Users = None,
     train_on: Annotated[
-        Path | None, typer.Option(help="Other data set to train on, as REAL-CUR needs it.")
+        Path | None,
+        typer.Option(
+            help="Other data set to train on, as REAL-CUR needs it; --train-groups are then its groups."
+        ),
     ] = None,
     train_format: Annotated[str, typer.Option(help="Its layout.")] = "flickr-aes",
     weights: options.Weights = None,
@@ -255,30 +264,27 @@ def table(
     What is done already is not done again: a run that was interrupted goes on.
     """
     torch.set_num_threads(threads)
-    tested = _split(ratings, format, scale, seed, train_groups, test_groups, keep_leak)
-    trained = tested
-    if train_on is not None:
-        trained = _split(train_on, train_format, scale, seed, None, None, keep_leak)
-    options.say(f"train on:\n{trained}\n\ntest on:\n{tested}")
+    if train_on is None:
+        trained = tested = _split(ratings, format, scale, seed, train_groups, test_groups, keep_leak)
+    else:
+        trained = _split_to_train(train_on, train_format, scale, seed, train_groups, keep_leak)
+        tested = _split_to_test(ratings, format, scale, seed, test_groups)
+    _say_who_is_dropped(trained, f"train on:\n{trained}\n\ntest on:\n{tested}")
     workshop = _workshop(mode, cache, weights, untrained, device, bf16, channels_last)
     configs = [load_config(name, overrides) for name in methods or TABLE_METHODS]
-    made = table_of_methods(
+    made, judged = table_of_methods(
         configs,
         trained,
         tested,
         output,
         workshop,
-        shots=shots,
-        repeats=repeats,
-        control_repeats=control_repeats,
-        users=users,
-        seed=seed,
+        how=Judging(shots, repeats, control_repeats, users, seed=seed),
         report=options.show_training,
         progress=options.show_progress,
     )
     write_file(output / "table.csv", made.to_csv())
-    write_file(output / "table.md", _text(made, leak_kept=trained.report.leak_kept) + "\n")
-    _print(made, leak_kept=trained.report.leak_kept)
+    write_file(output / "table.md", _text(made, judged) + "\n")
+    _print(made, judged)
 
 
 def grid(
@@ -312,6 +318,7 @@ def grid(
     """Make Fig. 5: the influence of m_s, m_q, k and S on Algorithm 1."""
     torch.set_num_threads(threads)
     split = _split(ratings, format, scale, seed, train_groups, test_groups, False)
+    _say_who_is_dropped(split, str(split))
     workshop = _workshop(mode, cache, weights, untrained, device, False, False)
     found = table_of_grid(
         GRID.over(levels, tasks, steps),
@@ -319,10 +326,7 @@ def grid(
         split,
         output,
         workshop,
-        shots=shots,
-        repeats=repeats,
-        users=users,
-        seed=seed,
+        how=Judging([shots], repeats, 0, users, seed=seed),
         report=options.show_training,
         progress=options.show_progress,
     )
@@ -361,6 +365,58 @@ def _split(
     )
 
 
+def _split_to_train(
+    folder: Path,
+    format: str,
+    scale: tuple[float, float],
+    seed: int,
+    groups: list[str] | None,
+    keep_leak: bool,
+) -> Split:
+    """Split a data set whose priors are judged elsewhere; of a table, everybody is trained on."""
+    if format != "table":
+        return _split(folder, format, scale, seed, groups, None, keep_leak)
+    dataset = read_dataset(format, folder, scale=_scale(format, scale))
+    options.say(str(dataset.report))
+    return train_on_all(dataset, groups=groups, seed=seed)
+
+
+def _split_to_test(
+    folder: Path, format: str, scale: tuple[float, float], seed: int, groups: list[str] | None
+) -> Split:
+    """Split a data set that is not trained on; of a table, everybody is tested on."""
+    dataset = read_dataset(format, folder, scale=_scale(format, scale))
+    options.say(str(dataset.report))
+    if format == "table" and groups is None:
+        groups = sorted(set(dataset.table.groups))
+    return split_dataset(dataset, test_groups=groups, seed=seed)
+
+
+def _part(dataset: Dataset, part: str, run: Run) -> tuple[RatingTable, str | None]:
+    """Return who of a data set is judged, and what tables call the data."""
+    if part not in ("test", "validation"):
+        raise RatingError(f"part is {part!r}, must be test or validation")
+    if dataset.name == "table":
+        if part != "test":
+            raise RatingError(
+                "the parts of a table are its groups; name those of the validation with --groups"
+            )
+        return dataset.table, None
+    if part == "test":
+        return split_dataset(dataset).test, dataset.name
+    return validation_part(run, dataset), f"{dataset.name} (validation)"
+
+
+def _say_who_is_dropped(split: Split, text: str) -> None:
+    """Say what a split is, and how many of its training users rated too little for a task."""
+    options.say(text)
+    if split.train is not None and (few := len(split.train.users) - count_people(split.train)):
+        options.say(
+            f"{few} of the {len(split.train.users)} training users have fewer than {LEAST_RATINGS} ratings "
+            "and are no task"
+        )
+
+
 def _scale(format: str, scale: tuple[float, float]) -> RatingScale | None:
     return RatingScale(*scale) if format == "table" else None
 
@@ -383,9 +439,14 @@ def _workshop(
     )
 
 
-def _print(found: Table, *, leak_kept: bool = False) -> None:
-    typer.echo(_text(found, leak_kept=leak_kept))
+def _print(found: Table, judged: Sequence[Evaluation] = ()) -> None:
+    typer.echo(_text(found, judged))
 
 
-def _text(found: Table, *, leak_kept: bool = False) -> str:
-    return "\n".join([found.to_markdown(), "", *LEGEND, *([_LEAK] if leak_kept else [])])
+def _text(found: Table, judged: Sequence[Evaluation] = ()) -> str:
+    """Return a table with its legend, and what makes the figures in it too good."""
+    facts = [evaluation.facts for evaluation in judged]
+    remarks = [_LEAK] if any(fact.get("leak_kept") for fact in facts) else []
+    if any(fact.get("seen_people") or fact.get("seen_pictures") for fact in facts):
+        remarks.append(_SEEN)
+    return "\n".join([found.to_markdown(), "", *LEGEND, *remarks])

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from piaa_sdk.errors import ModelFormatError
+from piaa_sdk.finetune.checks import COUNT, NOT_NEGATIVE, check_settings
 from piaa_sdk.finetune.full import FineTuning
 from training.config import CONFIG_FOLDER, build, check_names, read_toml
 from training.learners.blg import BilevelGradient, BlgConfig
@@ -55,11 +56,7 @@ class ScheduleConfig:
         Raises:
             ModelFormatError: A number is too small.
         """
-        if self.iterations < 0 or min(self.checkpoint_every, self.validate_every) < 1:
-            raise ModelFormatError(
-                "iterations must be 0 or more, checkpoint_every and validate_every 1 or more; found "
-                f"{self.iterations}, {self.checkpoint_every}, {self.validate_every}"
-            )
+        check_settings(self, iterations=NOT_NEGATIVE, checkpoint_every=COUNT, validate_every=COUNT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import pickle
+import re
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,7 @@ import torch
 from torch import nn
 
 from piaa_sdk.errors import ModelFormatError, ModelNotFoundError
+from piaa_sdk.finetune.checks import Interval, check_settings
 from piaa_sdk.finetune.network import AestheticHead, AestheticNetwork, HeadConfig, is_statistic
 from training.backbone_weights import ARCHITECTURE, load_backbone_weights
 
@@ -32,6 +35,11 @@ _TIMM_PREFIX = "timm/"
 
 _INCEPTIONS = {"inception_v3": ("AuxLogits",), "googlenet": ("aux1", "aux2")}
 """torchvision's networks with auxiliary heads, and the names of these."""
+
+_OLD_DENSE_NAMES = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)$")
+"""How DenseNet's tensors are named in torchvision's files; the networks name them without the second dot."""
+
+SMALLEST_SIZE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +58,14 @@ class NetworkConfig:
     classifier: bool = False
     size: int = 224
     head: HeadConfig = HeadConfig()
+
+    def __post_init__(self) -> None:
+        """Refuse pictures that no backbone can take.
+
+        Raises:
+            ModelFormatError: They are too small.
+        """
+        check_settings(self, size=Interval(SMALLEST_SIZE))
 
 
 class _Pooled(nn.Module):
@@ -92,7 +108,7 @@ def make_network(
         if embedding_dim is not None:
             return AestheticNetwork(AestheticHead(embedding_dim, config.head))
         backbone, mean, std = make_backbone(config, weights=weights, untrained=untrained)
-        dim = _embedding_dim(backbone, config.size)
+        dim = measure_embedding_dim(backbone, config.size)
         return AestheticNetwork(AestheticHead(dim, config.head), backbone, mean, std)
 
 
@@ -138,14 +154,15 @@ def _torchvision(config: NetworkConfig, weights: Path | None, untrained: bool) -
     import torchvision
 
     name = config.backbone
-    download = "DEFAULT" if weights is None and not untrained else None
+    download = weights is None and not untrained
     extra: dict[str, Any] = {}
     if name in _INCEPTIONS:
-        # The library's weights expect other pixel statistics; it only says so itself when it downloads them.
-        extra = {"transform_input": True}
-        if download is None:
-            extra |= {"aux_logits": False, "init_weights": False}
-    model: Any = _downloaded(lambda: torchvision.models.get_model(name, weights=download, **extra), name)
+        # The library's weights expect other pixel statistics; it only says so itself when it loads them.
+        extra = {"transform_input": True, "aux_logits": download, "init_weights": False}
+    # The library itself would load its weights as a pickle that may hold code, so it is not asked to.
+    model: Any = torchvision.models.get_model(name, weights=None, **extra)
+    if download:
+        _downloaded(lambda: model.load_state_dict(_torchvision_weights(name)), name)
     if name in _INCEPTIONS:  # the auxiliary heads only serve to train it from scratch
         model.aux_logits = False
         for auxiliary in _INCEPTIONS[name]:
@@ -154,6 +171,19 @@ def _torchvision(config: NetworkConfig, weights: Path | None, untrained: bool) -
     if weights is not None:
         _load_file(backbone, weights)
     return backbone
+
+
+def _torchvision_weights(name: str) -> dict[str, torch.Tensor]:
+    """Download torchvision's weights of a network; what is no tensor is not unpickled."""
+    import torchvision
+
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    tensors: dict[str, torch.Tensor] = weights.get_state_dict(
+        progress=True, check_hash=True, weights_only=True
+    )
+    for old in [old for old in tensors if _OLD_DENSE_NAMES.match(old)]:
+        tensors[_OLD_DENSE_NAMES.sub(r"\1\2", old)] = tensors.pop(old)
+    return tensors
 
 
 def _without_classifier(model: Any, name: str) -> Any:
@@ -192,16 +222,15 @@ def _timm(
     return model, mean, tuple(255 * value for value in settings["std"])
 
 
-def _downloaded(make: Callable[[], Any], name: str) -> nn.Module:
+def _downloaded(make: Callable[[], Any], name: str) -> Any:
     try:
         with contextlib.redirect_stdout(sys.stderr):  # the library tells there what it downloads
-            model: nn.Module = make()
-    except (OSError, RuntimeError) as error:
+            return make()
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ModelNotFoundError(
             f"the weights of {name} cannot be downloaded ({error}); give them as a file with --weights, or "
             "start from random ones with --untrained"
         ) from error
-    return model
 
 
 def _load_file(model: nn.Module, path: Path) -> None:
@@ -236,13 +265,18 @@ def _load(model: nn.Module, tensors: Params, source: str) -> None:
     model.load_state_dict(fitting, strict=False)
 
 
-def _embedding_dim(backbone: nn.Module, size: int) -> int:
+def measure_embedding_dim(backbone: nn.Module, size: int) -> int:
+    """Measure D of a backbone on an empty picture.
+
+    Raises:
+        ModelFormatError: It cannot take pictures (S, S), or gives no embeddings (N, D) for them.
+    """
     was_training = backbone.training
     backbone.eval()
     try:
         with torch.no_grad():
             found = backbone(torch.zeros(1, 3, size, size))
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ValueError) as error:
         raise ModelFormatError(f"the backbone cannot take pictures of {size} pixels: {error}") from error
     backbone.train(was_training)
     if found.ndim != 2:

@@ -4,7 +4,7 @@
 
     run.json            configuration, seeds, versions, commit, split, and how far it is
     state.safetensors   prior.*  constants.*  learner.*   the last checkpoint, and at the end the result
-    log.jsonl           one line per iteration
+    log.jsonl           one line per iteration, and one more for each look at validation users
 
 A run that was killed at any point goes on from its last checkpoint and ends with the same result, bit for bit
 on a CPU.
@@ -12,6 +12,7 @@ on a CPU.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import statistics
 from dataclasses import dataclass
@@ -167,6 +168,24 @@ class Run:
                 "it, or begin anew with meta-train --force"
             )
 
+    def note_resumed(self) -> None:
+        """Write into ``run.json`` that a run goes on with other packages, threads or code, if it does.
+
+        Raises:
+            OutputError: The disk refuses.
+        """
+        resumed = list(self.record.get("resumed", ()))
+        before = resumed[-1] if resumed else self.record
+        packages = versions()
+        now: dict[str, Any] = {
+            "versions": packages,
+            "git_commit": git_commit(),
+            "threads": packages["threads"],
+        }
+        if any(before.get(name) != now[name] for name in ("versions", "git_commit")):
+            now["iterations_done"] = self.record["iterations_done"]
+            self.write_record(resumed=[*resumed, now])
+
     def write_record(self, **changes: Any) -> None:
         """Write ``run.json``, with some of it changed."""
         text = json.dumps({**self.record, **changes}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -204,6 +223,30 @@ class Run:
         }
         self.write_record(iterations_done=iteration, finished=finished, figures=figures)
 
+    def check_finished(self) -> None:
+        """Refuse a run that is not done.
+
+        Raises:
+            ModelFormatError: It is not.
+        """
+        if not (self.record.get("finished") and self.has_checkpoint):
+            raise ModelFormatError(
+                f"{self.folder} is not finished; go on with it: python -m training meta-train --resume"
+            )
+
+    def state_digest(self) -> str:
+        """Return what stands for the last checkpoint: hex SHA-256 of its file.
+
+        Raises:
+            ModelFormatError: It cannot be read.
+        """
+        path = self.folder / STATE_NAME
+        try:
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise ModelFormatError(f"{path} cannot be read: {error.strerror or error}") from error
+
     def load(self, device: torch.device | None = None) -> RunState | None:
         """Read the last checkpoint; None if there is none yet.
 
@@ -234,7 +277,7 @@ class Run:
             self._write(LOG_NAME, "".join(kept).encode())
 
     def read_log(self) -> list[dict[str, Any]]:
-        """Read the log; what a crash or a full disk left of a line is left out.
+        """Read the log, all of an iteration as one; what a crash or a full disk left of a line is left out.
 
         Raises:
             OutputError: The disk refuses.
@@ -244,13 +287,17 @@ class Run:
             texts = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
         except OSError as error:
             raise OutputError(f"{path} cannot be read: {error.strerror or error}") from error
-        lines = []
+        lines: list[dict[str, Any]] = []
         for text in texts:
             try:
                 line = json.loads(text)
             except ValueError:
                 continue
-            if isinstance(line, dict) and type(line.get("iteration")) is int:
+            if not isinstance(line, dict) or type(line.get("iteration")) is not int:
+                continue
+            if lines and lines[-1]["iteration"] == line["iteration"]:
+                lines[-1] = {**lines[-1], **line}
+            else:
                 lines.append(line)
         return lines
 

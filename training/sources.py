@@ -9,10 +9,12 @@ import torch
 from torch import nn
 
 from piaa_sdk.bundle import DECODING_RULE, Preprocessing
+from piaa_sdk.finetune.network import embed_pixels
+from training.backbone_weights import digest_of_tensors
 from training.data.augmentation import random_flip_and_crop
 from training.data.images import collect_statistics
 from training.data.packed import pack
-from training.network import make_backbone
+from training.network import make_backbone, measure_embedding_dim
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,9 +39,12 @@ class EmbeddingSource:
 
     Attributes:
         embeddings: (N, D).
+        backbone_digest: Of the tensors of that backbone, see
+            :func:`training.backbone_weights.digest_of_tensors`; empty if it is not known.
     """
 
     embeddings: torch.Tensor
+    backbone_digest: str = ""
 
     def take(self, images: IntArray, rng: np.random.Generator | None) -> torch.Tensor:
         """Return embeddings (K, D); ``rng`` is not used."""
@@ -101,14 +106,11 @@ class BackboneReadout(nn.Module):
         )
         self._mean, self._std = torch.tensor(mean), torch.tensor(std)
         self.eval()
-        probe = torch.zeros(1, config.size, config.size, 3, dtype=torch.uint8)
-        with torch.no_grad():
-            self.statistic_count = self.raw_statistics(probe).shape[1]
+        self.statistic_count = measure_embedding_dim(self.backbone, config.size)
 
     def raw_statistics(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return embeddings (N, D) of pixels (N, S, S, 3) uint8."""
-        embeddings: torch.Tensor = self.backbone(((pixels - self._mean) / self._std).permute(0, 3, 1, 2))
-        return embeddings
+        return embed_pixels(self.backbone, pixels, self._mean, self._std)
 
 
 def embed_images(
@@ -138,7 +140,7 @@ def embed_images(
     found = collect_statistics(
         table.paths(), backbone, preprocessing_of(config.size), cache=cache, progress=progress
     )
-    return EmbeddingSource(torch.from_numpy(found))
+    return EmbeddingSource(torch.from_numpy(found), digest_of_tensors(backbone.backbone.state_dict()))
 
 
 def pack_images(

@@ -247,11 +247,13 @@ def _cell(kind: Kind, value: Any) -> str:
     if kind is Kind.SECONDS:
         return f"{value:.3g}"
     low, high = value.interval
+    spread = "" if math.isnan(value.std) else f" ± {value.std:.3f}"
+    error = "" if math.isnan(value.picture_error) else f" ({value.picture_error:.3f})"
     if kind is Kind.LEVEL:
-        return f"{value.mean:.3f} ± {value.std:.3f}"
+        return f"{value.mean:.3f}{spread}"
     if kind is Kind.SURE_LEVEL:
-        return f"{value.mean:.3f} ± {value.std:.3f} [{low:.3f}, {high:.3f}] ({value.picture_error:.3f})"
-    return f"{value.mean:+.3f} [{low:+.3f}, {high:+.3f}] ({value.picture_error:.3f})"
+        return f"{value.mean:.3f}{spread} [{low:.3f}, {high:.3f}]{error}"
+    return f"{value.mean:+.3f} [{low:+.3f}, {high:+.3f}]{error}"
 
 
 def _is_unknown(value: Any) -> bool:

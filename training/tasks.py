@@ -48,7 +48,7 @@ class TaskConfig:
     Attributes:
         tasks: k, tasks per meta-batch.
         support: m_s, or the least and the most support images, drawn log-uniformly.
-        query: m_q; 0 takes all that are left.
+        query: m_q; 0 takes all that are left, of mean ratings none.
         pool: m: each user's tasks are drawn from that many ratings, chosen once; 0 draws from all.
         users: ``random`` draws users anew for each meta-batch, without repeating one inside it;
             ``shuffled`` goes through all users in a new order each time round, the last meta-batch of a round
@@ -144,8 +144,8 @@ class TaskSampler:
         self._people = [
             (user, images, as_target(ratings, scale, config.target))
             for user, images, ratings in table.by_user()
+            if len(images) >= LEAST_RATINGS
         ]
-        self._people = [person for person in self._people if len(person[1]) >= LEAST_RATINGS]
         self._means = as_target(table.mean_ratings(), scale, config.target)
         if config.pool:
             self._people = [self._pooled(place) for place in range(len(self._people))]
@@ -171,7 +171,10 @@ class TaskSampler:
         for place in chosen:
             rng = self._rng(iteration, place)
             images = rng.permutation(len(self._means))
-            tasks.append(self._split("mean of all users", images, self._means[images], rng))
+            support_only = self.config.query == 0
+            tasks.append(
+                self._split("mean of all users", images, self._means[images], rng, support_only=support_only)
+            )
         return tasks
 
     def _users(self, iteration: int) -> IntArray:
@@ -194,14 +197,22 @@ class TaskSampler:
         order = rng.permutation(len(images))
         return self._split(name, images[order], ratings[order], rng)
 
-    def _split(self, user: str, images: IntArray, ratings: FloatArray, rng: np.random.Generator) -> Task:
+    def _split(
+        self,
+        user: str,
+        images: IntArray,
+        ratings: FloatArray,
+        rng: np.random.Generator,
+        *,
+        support_only: bool = False,
+    ) -> Task:
         """Cut images in random order into support and query; at most four to one if too few for both."""
         wanted = self._support_size(rng)
         least_query = max(1, self.config.query)
         support = wanted
-        if len(images) < wanted + least_query:
+        if not support_only and len(images) < wanted + least_query:
             support = max(1, min(wanted, int(0.8 * len(images))))
-        end = len(images) if self.config.query == 0 else support + self.config.query
+        end = len(images) if self.config.query == 0 and not support_only else support + self.config.query
         parts = [(images[:support], ratings[:support]), (images[support:end], ratings[support:end])]
         assert not set(parts[0][0].tolist()) & set(parts[1][0].tolist()), "support and query share images"
         support_examples = self._examples(*parts[0], rng)
@@ -227,6 +238,11 @@ class TaskSampler:
 
     def _rng(self, iteration: int, place: int) -> np.random.Generator:
         return np.random.default_rng([self._seed, 0, iteration, place])
+
+
+def count_people(table: RatingTable) -> int:
+    """Return how many users of a table have tasks: those with enough ratings for two sets."""
+    return int((np.bincount(table.user_index) >= LEAST_RATINGS).sum())
 
 
 def as_target(ratings: FloatArray, scale: RatingScale, target: str) -> FloatArray:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from piaa_sdk.finetune.checks import NOT_NEGATIVE, SHARE, check_settings
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -35,6 +37,16 @@ class AdamSettings:
     epsilon: float = 1e-8
     weight_decay: float = 1e-5
     bias_correction: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse constants that mean nothing.
+
+        Raises:
+            ModelFormatError: One of them does.
+        """
+        check_settings(
+            self, first_decay=SHARE, second_decay=SHARE, epsilon=NOT_NEGATIVE, weight_decay=NOT_NEGATIVE
+        )
 
 
 @dataclass(slots=True, eq=False)
@@ -62,12 +74,16 @@ class Adam:
             rates: Learning rate of each name that has a gradient.
         """
         self.steps += 1
+        for name in gradients:
+            if name not in self.first:
+                self.first[name] = torch.zeros_like(params[name])
+                self.second[name] = torch.zeros_like(params[name])
         for rate, names in _names_by_rate(gradients, rates).items():
             self._step_group(
                 [params[name] for name in names],
                 [gradients[name] for name in names],
-                [self.first.setdefault(name, torch.zeros_like(params[name])) for name in names],
-                [self.second.setdefault(name, torch.zeros_like(params[name])) for name in names],
+                [self.first[name] for name in names],
+                [self.second[name] for name in names],
                 rate,
             )
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from piaa_sdk.errors import DivergenceError, ModelFormatError, SupportSetError
+from piaa_sdk.errors import DivergenceError, SupportSetError
 from piaa_sdk.finetune.adam import Adam, AdamSettings
+from piaa_sdk.finetune.checks import NOT_NEGATIVE, check_settings
 from piaa_sdk.finetune.network import BATCH_NORMS, Params, is_statistic, mode, scores_of
 
 if TYPE_CHECKING:
@@ -41,14 +42,7 @@ class FineTuning:
         Raises:
             ModelFormatError: One of them does.
         """
-        if self.batch_norm not in BATCH_NORMS:
-            raise ModelFormatError(
-                f"batch_norm is {self.batch_norm!r}, must be one of {', '.join(BATCH_NORMS)}"
-            )
-        if self.epochs < 0 or self.learning_rate < 0:
-            raise ModelFormatError(
-                f"epochs is {self.epochs} and learning_rate {self.learning_rate}; both must be at least 0"
-            )
+        check_settings(self, learning_rate=NOT_NEGATIVE, epochs=NOT_NEGATIVE, batch_norm=BATCH_NORMS)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,7 +67,8 @@ def fine_tune(
     """Fine-tune the prior to one person's ratings (eqs. 9 to 11).
 
     Args:
-        network: f_theta of eq. 1; its own tensors are neither read nor changed.
+        network: f_theta of eq. 1. None of its own tensors is changed; those that the prior does not hold are
+            read: ``head.mean`` and ``head.std``, ``pixel_mean`` and ``pixel_std``.
         prior: theta, as :func:`piaa_sdk.finetune.network.params_of` gives it; not changed.
         support: The person's M rated pictures.
         settings: Rates and epochs.

@@ -17,16 +17,18 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from piaa_sdk.errors import ModelFormatError
+from piaa_sdk.finetune.checks import SHARE, check_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 Params = dict[str, torch.Tensor]
 """Tensors by name: parameters, and the running statistics of batch normalization (``running_mean``, ...)."""
@@ -68,14 +70,7 @@ class HeadConfig:
             raise ModelFormatError(
                 f"hidden is {list(self.hidden)}, must hold one width or more, each above 0"
             )
-        if self.activation not in ACTIVATIONS:
-            raise ModelFormatError(
-                f"activation is {self.activation!r}, must be one of {', '.join(ACTIVATIONS)}"
-            )
-        if self.output not in OUTPUTS:
-            raise ModelFormatError(f"output is {self.output!r}, must be one of {', '.join(OUTPUTS)}")
-        if not 0 <= self.dropout < 1:
-            raise ModelFormatError(f"dropout is {self.dropout}, must be at least 0 and below 1")
+        check_settings(self, activation=ACTIVATIONS, output=OUTPUTS, dropout=SHARE)
 
 
 class AestheticHead(nn.Module):
@@ -103,14 +98,18 @@ class AestheticHead(nn.Module):
         self.hidden = nn.Sequential(*layers)
         self.output = nn.Linear(width, 1)
 
-    def hidden_units(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """Return what the last hidden layer puts out, (N, H)."""
-        units: torch.Tensor = self.hidden((embeddings - self.mean) / self.std)
+    def standardize(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Return embeddings (N, D) as the first layer takes them."""
+        return (embeddings - self.mean) / self.std
+
+    def hidden_units(self, standardized: torch.Tensor) -> torch.Tensor:
+        """Return what the last hidden layer puts out for standardized embeddings (N, D): (N, H)."""
+        units: torch.Tensor = self.hidden(standardized)
         return units
 
     def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Score embeddings (N, D): (N,), rating units of [0, 1]."""
-        scores: torch.Tensor = self.output(self.hidden_units(embeddings)).squeeze(1)
+        scores: torch.Tensor = self.output(self.hidden_units(self.standardize(embeddings))).squeeze(1)
         return torch.sigmoid(scores) if self.config.output == "sigmoid" else scores
 
 
@@ -149,18 +148,24 @@ class AestheticNetwork(nn.Module):
         """Return embeddings (N, D) of pixels (N, S, S, 3) uint8, or embeddings as they came in."""
         if self.backbone is None:
             return inputs
-        pictures = ((inputs - self.pixel_mean) / self.pixel_std).permute(0, 3, 1, 2)
         if self.autocast is None:
-            embeddings: torch.Tensor = self.backbone(pictures)
-            return embeddings
-        with torch.autocast(pictures.device.type, dtype=self.autocast):
-            embeddings = self.backbone(pictures)
+            return embed_pixels(self.backbone, inputs, self.pixel_mean, self.pixel_std)
+        with torch.autocast(inputs.device.type, dtype=self.autocast):
+            embeddings = embed_pixels(self.backbone, inputs, self.pixel_mean, self.pixel_std)
         return embeddings.to(self.pixel_mean.dtype)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Score pixels (N, S, S, 3) uint8, or embeddings (N, D) if there is no backbone: (N,)."""
         scores: torch.Tensor = self.head(self.embed(inputs))
         return scores
+
+
+def embed_pixels(
+    backbone: nn.Module, pixels: torch.Tensor, mean: torch.Tensor, std: torch.Tensor
+) -> torch.Tensor:
+    """Return embeddings (N, D) of pixels (N, S, S, 3) uint8, given mean and deviation (3,) of the colours."""
+    embeddings: torch.Tensor = backbone(((pixels - mean) / std).permute(0, 3, 1, 2))
+    return embeddings
 
 
 def params_of(network: nn.Module) -> Params:
@@ -185,6 +190,37 @@ def scores_of(network: nn.Module, params: Params, inputs: torch.Tensor) -> torch
     return scores
 
 
+def part_with(
+    network: nn.Module,
+    params: Params,
+    part: Callable[[Any, torch.Tensor], torch.Tensor],
+    inputs: torch.Tensor,
+) -> torch.Tensor:
+    """Do a part of what a network does with other tensors than its own.
+
+    Args:
+        network: The network.
+        params: Its tensors, by the names they have in it.
+        part: Is called with the network and the inputs.
+        inputs: Whatever the part takes.
+    """
+    own = {f"network.{name}": value for name, value in params.items()}
+    found: torch.Tensor = functional_call(_Part(network, part), own, (inputs,))
+    return found
+
+
+class _Part(nn.Module):
+    """A network whose forward pass is a part of its own; tensors can be put in place for that alone."""
+
+    def __init__(self, network: nn.Module, part: Callable[[Any, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.network = network
+        self.part = part
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.part(self.network, inputs)
+
+
 def predict(
     network: nn.Module, params: Params, inputs: torch.Tensor, *, batch_size: int = 256
 ) -> torch.Tensor:
@@ -197,7 +233,7 @@ def predict(
 
 @contextlib.contextmanager
 def mode(network: nn.Module, *, adapting: bool, batch_norm: str = "frozen") -> Iterator[None]:
-    """Put a network in the mode of adaptation or of scoring, and back.
+    """Put a network in the mode of adaptation or of scoring, and back, its counters of batches too.
 
     Args:
         network: The network.
@@ -206,13 +242,18 @@ def mode(network: nn.Module, *, adapting: bool, batch_norm: str = "frozen") -> I
             those of the batch, which then also move the running ones (``support``).
     """
     before = [(module, module.training) for module in network.modules()]
+    normalizing = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    counters = [module.num_batches_tracked for module in normalizing]
     network.train(adapting)
-    if batch_norm == "frozen":
-        for module in network.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
+    for normalization, counter in zip(normalizing, counters, strict=True):
+        if batch_norm == "frozen":
+            normalization.eval()
+        elif counter is not None:
+            normalization.num_batches_tracked = counter.clone()  # it counts up in place
     try:
         yield
     finally:
         for module, was_training in before:
             module.training = was_training
+        for normalization, counter in zip(normalizing, counters, strict=True):
+            normalization.num_batches_tracked = counter

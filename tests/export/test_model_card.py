@@ -67,6 +67,21 @@ def test_card_tells_all_that_it_was_given(bundle_folder: Path) -> None:
     assert "None" not in card
 
 
+def test_card_of_one_repeat_shows_no_spread(bundle_folder: Path) -> None:
+    """One repeat has none; nor has a figure an error where a block of pictures left nothing."""
+    config = json.loads((bundle_folder / "config.json").read_text())
+    run = {"preprocessing": {"size": 64}, "versions": {"torch": "2"}, "git_commit": None}
+    metrics = json.loads((bundle_folder / "metrics.json").read_text())
+    figures = metrics["records"][0]["results"][0]["figures"]
+    figures["prior"] |= {"std": None}
+    figures["personal"] |= {"std": None, "picture_error": None}
+    figures["personal-prior"] |= {"std": None, "picture_error": None}
+    card = render_card(config, run, metrics, FACTS)
+    assert "| 0.500 [0.480, 0.520] (0.011) | **0.562** [0.542, 0.583] |" in card
+    assert "| +0.060 [+0.040, +0.080] |" in card
+    assert "None" not in card
+
+
 def test_card_without_figures_says_so(bundle_folder: Path) -> None:
     config = json.loads((bundle_folder / "config.json").read_text())
     run = {"preprocessing": {"size": 64}, "versions": {"torch": "2"}, "git_commit": None}

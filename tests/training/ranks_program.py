@@ -30,13 +30,24 @@ USERS, IMAGES, EACH, DIM = 6, 30, 15, 5
 
 def outer_steps(ranks: Ranks) -> dict[str, torch.Tensor]:
     """Do two iterations of every learner: the tensors of the prior after each, and the losses."""
-    results: dict[str, torch.Tensor] = {}
+    results = _shared(ranks)
     for name in NAMES:
         for tasks in TASKS:
             results |= {
                 f"{name}, k = {tasks}: {key}": value for key, value in _run(name, tasks, ranks).items()
             }
     return results
+
+
+def _shared(ranks: Ranks) -> dict[str, torch.Tensor]:
+    """Make tensors that differ by rank, of several types and orders in memory, and share the first one's."""
+    own = {
+        "shared numbers": torch.arange(6.0).reshape(2, 3).T + ranks.rank,
+        "shared count": torch.tensor(7 + ranks.rank),
+        "shared weight": torch.full((2,), float(ranks.rank), dtype=torch.float64).requires_grad_(),
+    }
+    ranks.share(own)
+    return {name: value.detach().clone().contiguous() for name, value in own.items()}
 
 
 def _run(name: str, tasks: int, ranks: Ranks) -> dict[str, torch.Tensor]:

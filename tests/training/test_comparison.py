@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 from piaa_sdk.errors import RatingError
+from training import meta_commands
 from training.comparison import compare
-from training.evaluation_record import Conditions, Evaluation, Judged, ShotsResult
+from training.evaluation_record import Conditions, Evaluation, Judged, ShotsResult, to_text
 from training.intervals import summarize
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     import numpy.typing as npt
 
@@ -171,3 +173,17 @@ def test_names_decide_who_is_who() -> None:
         compare([base, base], "BA")
     with pytest.raises(RatingError, match="no evaluation is called 'MAML'; there are BA"):
         compare([base], "MAML")
+
+
+def test_a_baseline_is_refused_where_a_table_has_no_place_for_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [tmp_path / "BA.json", tmp_path / "BLG.json"]
+    for path in paths:
+        path.write_text(to_text(make_evaluation(path.stem, 0.5).to_json()), encoding="utf-8")
+    meta_commands.compare(paths, baseline="BA", shape="methods")
+    assert "own - BA, M = 10" in capsys.readouterr().out
+    with pytest.raises(RatingError, match="--baseline is for the shape methods, not databases"):
+        meta_commands.compare(paths, baseline="BA", shape="databases")
+    meta_commands.compare(paths, shape="databases")
+    assert "| database | method | M = 10 |" in capsys.readouterr().out

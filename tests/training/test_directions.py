@@ -15,6 +15,7 @@ from training.directions import (
 )
 from training.embedding_network import EmbeddingNetwork, StatisticsNetwork
 from training.kernel_config import EmbeddingConfig
+from training.standard_deviation import floored_std
 
 STATISTICS = 24 + 16  # channels of stage 2 and of stage 1
 
@@ -102,6 +103,17 @@ def test_random_directions_add_nothing_to_what_principal_ones_hold(
     directions = network.projection.numpy().astype(np.float64) / weights
     np.testing.assert_allclose(directions[:, :5].T @ directions[:, :5], np.eye(5), atol=2e-3)
     np.testing.assert_allclose(directions[:, :5].T @ directions[:, 5:], 0, atol=2e-3)
+
+
+def test_floored_std_by_hand() -> None:
+    """Columns 0 0, 1 3, 2 6: deviations 0, 1, 2, of which the median is 1 and its twentieth 0.05.
+
+    With N - 1 = 1 in place of N = 2 they are sqrt(2) times as large.
+    """
+    values = np.array([[0, 1, 2], [0, 3, 6]], dtype=np.float32)
+    np.testing.assert_allclose(floored_std(values), [0.05, 1, 2], rtol=2e-6)
+    root = np.sqrt(2)
+    np.testing.assert_allclose(floored_std(values, correction=1), [0.05 * root, root, 2 * root], rtol=2e-6)
 
 
 def test_a_channel_silent_in_training_does_not_shout_later(

@@ -87,6 +87,11 @@ def test_two_processes_arrive_where_one_does(tmp_path: Path, program: ModuleType
     expected = program.outer_steps(Ranks())
     ranks = [safetensors.torch.load_file(tmp_path / f"{rank}-of-2") for rank in range(2)]
     assert ranks[0].keys() == ranks[1].keys() == expected.keys()
+    shared = [key for key in expected if key.startswith("shared ")]
+    assert len(shared) == 3
+    for key in shared:  # made differently by each, and the first one's in both
+        assert torch.equal(ranks[0][key], expected[key])
+        assert torch.equal(ranks[1][key], expected[key])
     for name in program.NAMES:
         for tasks in program.TASKS:
             own = [key for key in expected if key.startswith(f"{name}, k = {tasks}: ")]
@@ -188,7 +193,7 @@ def test_more_processes_than_tasks_are_refused() -> None:
         ModelFormatError, match=r"5 processes cannot share 4 tasks .*tasks\.tasks is 4, of 9 p"
     ):
         check_ranks(config, Ranks(0, 5), users=9)
-    with pytest.raises(ModelFormatError, match=r"4 processes cannot share 3 tasks .* of 3 people"):
+    with pytest.raises(ModelFormatError, match=r"4 processes cannot share 3 tasks .* of 3 people with 6 rat"):
         check_ranks(config, Ranks(0, 4), users=3)
     with pytest.raises(ModelFormatError, match=r"2 processes cannot share 1 tasks"):
         check_ranks(MetaConfig.load("ba"), Ranks(0, 2), users=9)

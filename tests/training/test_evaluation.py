@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from piaa_sdk.bundle import DECODING_RULE, ModelBundle, Preprocessing
-from piaa_sdk.errors import ModelFormatError, RatingError, SupportSetError
+from piaa_sdk.errors import DivergenceError, ModelFormatError, RatingError, SupportSetError
 from piaa_sdk.head import AdaptationGrid, Prior, arc_cosine_kernel
 from piaa_sdk.rating_scale import RatingScale
 from training.data.ratings import RatingTable, person_digest, picture_digest
@@ -25,7 +25,9 @@ from training.evaluation import (
     _ratings_of_other,
     _summarize,
     check_unseen,
+    count_seen,
     evaluate,
+    refuse_seen,
 )
 from training.evaluation_record import Evaluation, ShotsResult, to_text
 from training.personalizers import KernelPersonalizer, Support
@@ -295,6 +297,37 @@ def test_only_equal_ratings_excuse_a_method_from_learning() -> None:
     method = KernelPersonalizer("closed form", make_prior(), make_embeddings(30))
     with pytest.raises(SupportSetError, match="5 ratings without a difference"):
         method.personalize(Support(np.arange(5), np.full(5, 0.5)))
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_adaptation_that_diverges_counts_as_zero(repeats: int) -> None:
+    """One support in many can: what was judged before is not lost, and the method is not spared either."""
+
+    def diverge(support: Support) -> FloatArray:
+        if len(method.supports) == 1:
+            raise DivergenceError("the loss is nan")
+        return np.arange(40.0)
+
+    table = make_table(np.tile(np.arange(40) / 40, (2, 1)))
+    method = Told(np.arange(40.0), diverge)
+    [result] = evaluate(method, table, UNIT, shots=[12], repeats=repeats, control_repeats=0).results
+    assert (result.collapsed, result.constant_support, result.undefined) == (1, 0, 0)
+    assert result.judged.correlations["personal"].ravel().tolist() == [0.0, *[1.0] * (2 * repeats - 1)]
+    assert result.measures["pairwise_accuracy"]["personal"] == pytest.approx(1 - 0.5 / (2 * repeats))
+    assert math.isfinite(result.seconds_to_adapt)
+
+
+def test_a_control_that_diverges_counts_as_zero() -> None:
+    def diverge(support: Support) -> FloatArray:
+        if len(method.supports) == 2:
+            raise DivergenceError("the loss is nan")
+        return np.arange(40.0)
+
+    method = Told(np.arange(40.0), diverge)
+    table = make_table(np.tile(np.arange(40) / 40, (2, 1)))
+    [result] = evaluate(method, table, UNIT, shots=[12], repeats=1).results
+    assert (result.collapsed, result.uncontrolled) == (0, 0)
+    assert result.judged.correlations["shuffled"].tolist() == [[0.0, 1.0]]
 
 
 def test_a_method_that_learns_from_equal_ratings_is_asked_to() -> None:
@@ -589,6 +622,23 @@ def test_what_is_stored_is_read_again(tmp_path: Path) -> None:
     assert '"shots": [5, 12],' in text, "a row of numbers is one line"
 
 
+def test_one_repeat_is_stored_without_a_spread() -> None:
+    embeddings = make_embeddings(40)
+    evaluation = judge(people_with_taste(embeddings, 2), embeddings, repeats=1)
+    record = json.loads(to_text(evaluation.to_json()))
+    figure = record["results"][0]["figures"]["personal"]
+    assert figure["std"] is None
+    assert figure["mean"] is not None
+    assert math.isnan(Evaluation.from_json(record).result(12).figures["personal"].std)
+
+
+def test_shots_that_were_not_judged_are_refused() -> None:
+    embeddings = make_embeddings(40)
+    evaluation = judge(people_with_taste(embeddings, 2), embeddings, shots=[5, 12])
+    with pytest.raises(RatingError, match="closed form was not judged with M = 7; it was with 5, 12"):
+        evaluation.result(7)
+
+
 def test_what_is_no_evaluation_is_refused(tmp_path: Path) -> None:
     embeddings = make_embeddings(40)
     record = judge(people_with_taste(embeddings, 2), embeddings).to_json()
@@ -676,3 +726,9 @@ def test_seen_people_and_seen_pictures_are_refused(tmp_path: Path) -> None:
         check_unseen(bundle_trained_on(strangers[0], seen), table)
     with pytest.raises(RatingError, match="does not say which people and pictures"):
         check_unseen(bundle_trained_on([], []), table)
+    people, pictures = [person_digest("user 1")], [picture_digest(bytes([2])), picture_digest(b"another")]
+    assert count_seen(table, *strangers) == (0, 0)
+    assert count_seen(table, people, pictures) == (1, 1)
+    refuse_seen(table, *strangers, what="run")
+    with pytest.raises(RatingError, match="the run was trained on 1 of these 2 people and 1 of these 3 pic"):
+        refuse_seen(table, people, pictures, what="run")

@@ -23,7 +23,7 @@ from training.data.splits import split as split_dataset
 from training.experiment import Backbone, Hardware, Workshop, load_personalizer, standardize, train
 from training.meta_config import MetaConfig
 from training.network import make_backbone
-from training.published import judge_run
+from training.published import Judging, judge_run, table_of_methods
 from training.runs import STATE_NAME, Run
 from training.sources import PictureSource, packed_size, preprocessing_of
 
@@ -92,7 +92,7 @@ def test_a_run_ends_with_everything_that_judging_needs(
     assert record["people"] == list(split.train.person_digests())
     assert record["backbone_weights"] == "random"
     assert -1 <= record["figures"]["validation_srocc"] <= 1
-    judged = judge_run(run, split.test, split.scale, workshop, shots=[10], repeats=1)
+    judged = judge_run(run, split.test, split.scale, workshop, Judging([10], 1))
     assert judged.method == "BLG-PIAA (as paper)"
     assert judged.facts["trained_on"] == "table"
     assert (judged.facts["m_s"], judged.facts["m_q"], judged.facts["k"], judged.facts["S"]) == (8, 4, 2, 5)
@@ -262,9 +262,7 @@ def test_full_mode_trains_on_packed_pictures_and_judges_on_plain_ones(
     }
     trained_on = len(split.train.images)
     assert [len(packed[edge]["digests"]) for edge in (32, larger)] == [trained_on, trained_on]
-    judged = judge_run(
-        run, split.test, split.scale, workshop, shots=[10], repeats=1, users=2, control_repeats=0
-    )
+    judged = judge_run(run, split.test, split.scale, workshop, Judging([10], 1, 0, 2))
     assert judged.facts["mode"] == "full"
     packed = {
         edge: json.loads((tmp_path / "cache" / "packed" / f"{edge}px" / "index.json").read_bytes())
@@ -351,16 +349,131 @@ def test_people_and_pictures_of_the_training_are_not_judged(
     with pytest.raises(
         RatingError, match=r"trained on 6 of these 6 people and 40 of these 40 pictures; .*--allo"
     ):
-        judge_run(run, split.train, split.scale, workshop, shots=[10], repeats=1)
-    known = judge_run(run, split.train, split.scale, workshop, shots=[10], repeats=1, allow_seen=True)
+        judge_run(run, split.train, split.scale, workshop, Judging([10], 1))
+    known = judge_run(run, split.train, split.scale, workshop, Judging([10], 1), allow_seen=True)
     assert known.result(10).users == 6
+    told = ("seen_people", "seen_pictures", "seen_allowed")
+    assert [known.facts[name] for name in told] == [6, 40, True]
+    others = judge_run(run, split.test, split.scale, workshop, Judging([10], 1))
+    assert [others.facts[name] for name in told] == [0, 0, False]
+
+
+def test_what_was_judged_is_not_judged_again(tmp_path: Path, split: Split, workshop: Workshop) -> None:
+    """The file is read where run and conditions are the same, and made anew where one of them differs."""
+    run, kept = train(_config("ba"), split, tmp_path / "run", workshop), tmp_path / "judged.json"
+
+    def judge(*how: Any, of: Run = run, **more: Any) -> list[int]:
+        done: list[int] = []
+        found = judge_run(
+            of,
+            split.test,
+            split.scale,
+            workshop,
+            Judging(*how),
+            kept=kept,
+            progress=lambda number, total: done.append(number),
+            **more,
+        )
+        assert found.to_json() == json.loads(kept.read_bytes())
+        return done
+
+    assert judge([10], 1)
+    stamp = kept.stat().st_mtime_ns
+    assert judge([10], 1) == []
+    assert kept.stat().st_mtime_ns == stamp
+    asked: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
+        (([10], 2), {}),
+        (([10], 2, 0), {}),
+        (([12], 2, 0), {}),
+        (([12], 2, 0, 3), {}),
+        (([12], 2, 0, 3, True), {}),
+        (([12], 2, 0, 3, True, 1), {}),
+        (([12], 2, 0, 3, True, 1), {"rate": 0.1}),
+        (([12], 2, 0, 3, True, 1), {"data": "named"}),
+        (([12], 2, 0, 3, True, 1), {"facts": {"k": 1}}),
+        (([10], 1), {}),
+    ]
+    for how, more in asked:
+        assert judge(*how, **more), (how, more)
+        assert judge(*how, **more) == []
+    other = train(_config("ba", "seed=1"), split, tmp_path / "other", workshop)
+    assert judge([10], 1, of=other)
+    kept.write_text("{")
+    assert judge([10], 1)
+
+
+def test_a_rate_is_refused_where_nothing_follows_it(tmp_path: Path, split: Split, workshop: Workshop) -> None:
+    """The row would have another name and the same figures."""
+    run = train(_config("closed_form"), split, tmp_path / "run", workshop)
+    with pytest.raises(ModelFormatError, match="adapts without a learning rate; leave --rate out"):
+        judge_run(run, split.test, split.scale, workshop, Judging([10], 1), rate=0.1)
+
+
+def test_pictures_on_both_sides_are_refused_before_anything_is_trained(
+    tmp_path: Path, table_folder: Path, split: Split, workshop: Workshop
+) -> None:
+    """Another data set may hold the same pictures by other names, and other people."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    source = sorted((table_folder / "images").glob("a*.jpg"))
+    lines = ["user,image,score"]
+    for number in range(25):
+        (folder / f"{number}.jpg").write_bytes(source[number].read_bytes() + (b"" if number < 3 else b"0"))
+        lines.append(f"stranger,{number}.jpg,{number % 7 + 1}")
+    (folder / "ratings.csv").write_text("\n".join(lines))
+    tested = split_dataset(read_dataset("table", folder), test_groups=["all"])
+    with pytest.raises(RatingError, match="0 of the 1 people and 3 of the 25 pictures to test on are among"):
+        table_of_methods(
+            [_config("ba")],
+            split,
+            tested,
+            tmp_path / "out",
+            workshop,
+            how=Judging([10], 1),
+            report=lambda config: _stop_after(1),
+            progress=lambda what: lambda done, total: None,
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def _with_ratings(split: Split, counts: list[int]) -> Split:
+    """Leave the validation users only so many ratings."""
+    table = split.validation
+    assert table is not None
+    is_kept = np.zeros(len(table), dtype=np.bool_)
+    for user, count in enumerate(counts):
+        is_kept[np.flatnonzero(table.user_index == user)[:count]] = True
+    return replace(split, validation=table.keep(is_kept))
+
+
+def test_validation_asks_those_who_rated_enough(tmp_path: Path, split: Split, workshop: Workshop) -> None:
+    """Ten to adapt to and ten to judge by: two of six users have them, and nobody else ends the run."""
+    run = train(_config("ba"), _with_ratings(split, [19, 20, 6, 40, 1, 3]), tmp_path / "run", workshop)
+    assert -1 <= run.record["figures"]["validation_srocc"] <= 1
+    with pytest.raises(RatingError, match=r"none of the 6 validation users has 10 .*the most are 19"):
+        train(_config("ba"), _with_ratings(split, [19] * 6), tmp_path / "other", workshop)
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_resumed_half_with_other_packages_is_noted(
+    tmp_path: Path, split: Split, workshop: Workshop
+) -> None:
+    with pytest.raises(Stopped):
+        train(_config("ba"), split, tmp_path / "run", workshop, report=_stop_after(3))
+    path = tmp_path / "run" / "run.json"
+    record = json.loads(path.read_bytes())
+    path.write_text(json.dumps({**record, "versions": {**record["versions"], "numpy": "0.1"}}))
+    run = train(_config("ba"), split, tmp_path / "run", workshop, resume=True)
+    assert run.record["finished"] is True
+    assert [entry["iterations_done"] for entry in run.record["resumed"]] == [2]
+    assert run.record["resumed"][0]["versions"] == record["versions"]
 
 
 def test_another_rate_is_told_by_the_name(tmp_path: Path, split: Split, workshop: Workshop) -> None:
     """alpha_f of the paper and the better one stand side by side in one table."""
     run = train(_config("ba"), split, tmp_path / "run", workshop)
     found = [
-        judge_run(run, split.test, split.scale, workshop, shots=[10], repeats=1, rate=rate)
+        judge_run(run, split.test, split.scale, workshop, Judging([10], 1), rate=rate)
         for rate in (None, 1e-5, 0.05)
     ]
     assert [one.method for one in found] == ["BA-PIAA", "BA-PIAA, rate 1e-05", "BA-PIAA, rate 0.05"]
@@ -377,14 +490,24 @@ def test_a_data_set_of_test_users_alone_trains_nobody(
         train(_config(), only_tested, tmp_path / "run", workshop)
 
 
-def test_modes_and_devices_that_there_are_not(tmp_path: Path) -> None:
+def test_modes_and_devices_that_there_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelFormatError, match="mode is 'both', must be head or full"):
         Workshop("both", tmp_path)
-    with pytest.raises(DeviceError, match="device is 'gpu', must be cpu or cuda"):
+    with pytest.raises(DeviceError, match="device is 'gpu', must be cpu, cuda or"):
         Hardware("gpu")
-    if not torch.cuda.is_available():
-        with pytest.raises(DeviceError, match="no CUDA device here"):
-            Hardware("cuda")
+    for device in ("cuda:", "cuda:x", "cuda:-1", "cpu:7"):
+        with pytest.raises(
+            DeviceError, match=f"device is '{device}', must be cpu, cuda or, of several, cuda:0"
+        ):
+            Hardware(device)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(DeviceError, match="no CUDA device here"):
+        Hardware("cuda:0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    Hardware("cuda:1")
+    with pytest.raises(DeviceError, match="device is 'cuda:2', must be cuda:0 to cuda:1: there are 2"):
+        Hardware("cuda:2")
 
 
 def test_the_hardware_is_a_wish_of_the_network(split: Split, cache: Path) -> None:

@@ -184,8 +184,13 @@ def test_divergence_names_the_step(network: AestheticNetwork) -> None:
     ("make", "message"),
     [
         (lambda: FineTuning(batch_norm="batch"), "batch_norm is 'batch', must be one of frozen, support"),
-        (lambda: FineTuning(epochs=-1), "epochs is -1"),
-        (lambda: FineTuning(learning_rate=-0.1), "learning_rate -0.1"),
+        (lambda: FineTuning(epochs=-1), "epochs is -1, must be at least 0"),
+        (lambda: FineTuning(learning_rate=-0.1), "learning_rate is -0.1, must be at least 0"),
+        (lambda: FineTuning(learning_rate=math.nan), "learning_rate is nan, must be at least 0"),
+        (lambda: AdamSettings(first_decay=1.0), "first_decay is 1.0, must be at least 0 and below 1"),
+        (lambda: AdamSettings(second_decay=-0.1), "second_decay is -0.1"),
+        (lambda: AdamSettings(epsilon=-1e-8), "epsilon is -1e-08, must be at least 0"),
+        (lambda: AdamSettings(weight_decay=math.inf), "weight_decay is inf"),
         (lambda: HeadConfig(hidden=()), "hidden is"),
         (lambda: HeadConfig(hidden=(8, 0)), "hidden is"),
         (lambda: HeadConfig(activation="tanh"), "activation is 'tanh'"),
@@ -226,3 +231,14 @@ def test_reduced_precision_is_near_and_not_the_same() -> None:
         assert reduced.dtype == torch.float32
         assert not torch.equal(exact, reduced)
         torch.testing.assert_close(reduced, exact, rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("batch_norm", ["frozen", "support"])
+def test_the_network_keeps_its_own_tensors(network: AestheticNetwork, batch_norm: str) -> None:
+    """All of them, what counts batches included, and as the same tensors."""
+    own = dict(network.named_buffers()) | dict(network.named_parameters())
+    before = {name: value.clone() for name, value in own.items()}
+    fine_tune(network, params_of(network), _examples(5), FineTuning(epochs=2, batch_norm=batch_norm))
+    after = dict(network.named_buffers()) | dict(network.named_parameters())
+    assert all(after[name] is own[name] for name in own)
+    assert all(torch.equal(after[name], value) for name, value in before.items())

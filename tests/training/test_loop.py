@@ -243,6 +243,38 @@ def test_looking_at_validation_users_changes_nothing(tmp_path: Path) -> None:
     assert Run.open(run.folder).record["figures"]["validation_srocc"] == 0.75
 
 
+@pytest.mark.parametrize(("look", "done"), [(1, 2), (2, 4), (3, 5)])
+def test_a_look_that_fails_takes_no_checkpoint_with_it(tmp_path: Path, look: int, done: int) -> None:
+    """And what it should have said is asked when the run goes on, of the same prior."""
+    config = _config("blg_as_released")
+
+    def says(prior: Params) -> float:
+        return float(sum(value.double().sum() for value in prior.values()))
+
+    whole = _begin(tmp_path / "whole", config)
+    expected = _train(config, whole, validate=says)
+    looks: list[Params] = []
+
+    def fails(prior: Params) -> float:
+        looks.append(prior)
+        if len(looks) == look:
+            raise Killed
+        return says(prior)
+
+    run = _begin(tmp_path / "run", config)
+    with pytest.raises(Killed):
+        _train(config, run, validate=fails)
+    record = Run.open(run.folder).record
+    assert (record["iterations_done"], record["finished"]) == (done, False)
+    assert _same(_train(config, Run.open(run.folder), validate=says), expected)
+    wanted = [line.get("validation_srocc") for line in whole.read_log()]
+    assert wanted[1] is not None
+    assert [line.get("validation_srocc") for line in run.read_log()] == wanted
+    record = Run.open(run.folder).record
+    assert record["finished"] is True
+    assert record["figures"]["validation_srocc"] == wanted[-1]
+
+
 def test_the_log_tells_losses_and_seconds(tmp_path: Path) -> None:
     run = _begin(tmp_path / "run", _config("maml"))
     _train(_config("maml"), run)

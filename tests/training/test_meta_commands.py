@@ -19,7 +19,9 @@ import pytest
 import torch
 
 from training import __main__ as program
+from training.data.datasets import read_dataset
 from training.data.flickr_aes import read_flickr_aes
+from training.data.splits import split as split_dataset
 from training.evaluation_record import Evaluation
 from training.meta_config import MetaConfig
 from training.published import TABLE_METHODS
@@ -151,6 +153,8 @@ def test_table_1_is_made_again_from_what_is_there(flickr_aes_folder: Path, flick
         (flickr_table / name).unlink()
     states = {path: path.stat().st_mtime_ns for path in flickr_table.glob("*/*.*")}
     assert len(states) == 3 * (len(TITLES) - 1)
+    states |= {path: path.stat().st_mtime_ns for path in flickr_table.glob("*.json")}  # nor judged again
+    assert len(states) == 4 * (len(TITLES) - 1)
     _table_of(flickr_aes_folder, "flickr-aes", flickr_table.parent)
     assert {path: path.stat().st_mtime_ns for path in states} == states
     seconds = {name for name in first[0] if name.startswith("s ")}
@@ -180,6 +184,39 @@ def test_table_1_of_real_cur_by_one_command(
     judged = Evaluation.load(next(output.glob("*.json")))
     assert (judged.conditions.data, judged.facts["trained_on"]) == ("real-cur", "flickr-aes")
     assert judged.conditions.users == 14
+
+
+def test_pictures_to_be_tested_on_are_found_before_hours_of_training(
+    miniatures: ModuleType, flickr_aes_folder: Path, place: Path, refused: Callable[..., str]
+) -> None:
+    """With the seed of the other miniature, the albums hold its pictures by other names."""
+    albums = place / "same-pictures"
+    miniatures.write_real_cur(albums)
+    named = ("--format", "real-cur", "--cache", place / "cache", "--train-on", flickr_aes_folder)
+    said = refused("table", albums, place / "never", *named, *QUICK, *JUDGED, "--shots", "10")
+    assert "0 of the 14 people and" in said
+    assert "pictures to test on are among those to train on" in said
+    assert not (place / "never").exists()
+
+
+def test_one_table_is_trained_on_and_another_tested_on(
+    table_folder: Path, miniatures: ModuleType, place: Path
+) -> None:
+    """All people of both without groups named; the groups named are those of the one and of the other."""
+    other = place / "other-table"
+    miniatures.write_table(other, groups=("d", "e"), users=3, images=25, seed=5)
+    named = ("--cache", place / "cache", "--shots", "10", "--method", "ba", "--train-format", "table")
+    few = ("--repeats", "1", "--control-repeats", "0")
+    for output, groups, trained, tested in [
+        ("tables-all", (), 18, 6),
+        ("tables-some", ("--train-groups", "a", "--train-groups", "b", "--test-groups", "e"), 12, 3),
+    ]:
+        _succeed(*("table", other, place / output, "--train-on", table_folder, *named, *QUICK, *few, *groups))
+        judged = Evaluation.load(place / output / "ba-piaa.json")
+        assert judged.result(10).users == tested
+        record = Run.open(place / output / "ba-piaa").record
+        assert len(record["people"]) == trained
+        assert record["split"]["test"]["users"] == []
 
 
 def test_full_networks_by_one_command(
@@ -370,7 +407,112 @@ def test_a_leak_that_is_kept_is_said(
     assert sentence in capsys.readouterr().out
     where = ("--format", "flickr-aes", "--cache", place / "cache", "--untrained", "--threads", "1")
     _succeed("judge", output / "ba-piaa", flickr_aes_folder, *where, *JUDGED, "--shots", "10", "--allow-seen")
-    assert sentence in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert sentence in said.out
+    assert "Judged on people or pictures of the training too" in said.out
+
+
+def test_people_of_the_training_are_said(
+    table_folder: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever allows it, or finds the file later, reads that the figures are too good."""
+    run, cache = place / "seen", ("--cache", place / "cache")
+    _succeed(
+        *("meta-train", "ba", table_folder, run, "--train-groups", "a", "--test-groups", "c"), *QUICK, *cache
+    )
+    sentence = "Judged on people or pictures of the training too, so these figures are too good."
+    few = ("--shots", "10", *JUDGED[:2], "--untrained", "--threads", "1", *cache, "--allow-seen")
+    for group, is_seen in (("a", True), ("c", False)):
+        output = place / f"seen-{group}.json"
+        _succeed("judge", run, table_folder, *few, "--groups", group, "--output", output)
+        assert (sentence in capsys.readouterr().out) == is_seen
+        facts = Evaluation.load(output).facts
+        assert (facts["seen_people"], facts["seen_pictures"]) == ((6, 40) if is_seen else (0, 0))
+        assert facts["seen_allowed"] is True
+        _succeed("compare", output)
+        assert (sentence in capsys.readouterr().out) == is_seen
+
+
+@pytest.mark.parametrize("format", ["flickr-aes", "aadb"])
+def test_a_run_is_judged_on_its_own_validation_users(
+    format: str, request: pytest.FixtureRequest, place: Path, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    """Settings are chosen there; the split comes from the run, whatever the seed of the judging."""
+    folder = request.getfixturevalue(f"{format.replace('-', '_')}_folder")
+    run, where = place / f"validated-{format}", ("--format", format, "--cache", place / "cache")
+    chosen = ("--validation-users", "2", "--seed", "4", "--set", "schedule.iterations=1")
+    _succeed("meta-train", "ba", folder, run, *where, *QUICK, *chosen)
+    judged, output = ("--untrained", "--threads", "1", "--shots", "10", "--repeats", "1"), tmp_path / "v.json"
+    _succeed("judge", run, folder, *where, *judged, "--part", "validation", "--seed", "1", "--output", output)
+    found, noted = Evaluation.load(output), Run.open(run).record["split"]["validation"]
+    assert sorted(found.result(10).judged.people) == sorted(noted["users"])
+    assert (found.conditions.data, found.conditions.ratings) == (f"{format} (validation)", noted["ratings"])
+    assert "part is 'train', must be test or validation" in refused(
+        "judge", run, folder, *where, *judged, "--part", "train"
+    )
+    other = "aadb" if format == "flickr-aes" else "flickr-aes"
+    elsewhere = (request.getfixturevalue(f"{other.replace('-', '_')}_folder"), "--format", other)
+    assert f"was trained on {format} with validation users; it has none of {other}" in refused(
+        "judge", run, *elsewhere, *where[2:], *judged, "--part", "validation"
+    )
+    gone = tmp_path / "gone"
+    shutil.copytree(folder, gone)
+    aside = split_dataset(read_dataset(format, folder), validation_users=2, seed=4).validation
+    assert aside is not None
+    (gone / aside.images[0]).unlink()
+    assert "has other validation users or pictures than" in refused(
+        "judge", run, gone, *where, *judged, "--part", "validation"
+    )
+
+
+def test_validation_users_that_there_are_not(
+    flickr_table: Path,
+    flickr_aes_folder: Path,
+    table_folder: Path,
+    place: Path,
+    refused: Callable[..., str],
+) -> None:
+    judge = ("judge", flickr_table / "ba-piaa")
+    more = ("--part", "validation", "--cache", place / "cache", "--untrained")
+    assert "was trained on flickr-aes without validation users; it has none of flickr-aes" in refused(
+        *judge, flickr_aes_folder, "--format", "flickr-aes", *more
+    )
+    assert "the parts of a table are its groups" in refused(*judge, table_folder, *more)
+
+
+def test_away_from_a_terminal_each_checkpoint_has_a_line(
+    table_folder: Path, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The log of a job that runs for days should tell how far it is."""
+    groups = ("--train-groups", "a", "--test-groups", "c", "--cache", place / "cache")
+    often = ("--set", "schedule.iterations=5", "--set", "schedule.checkpoint_every=2")
+    _succeed("meta-train", "ba", table_folder, tmp_path / "run", *groups, *QUICK, *often)
+    said = capsys.readouterr()
+    lines = [line for line in said.err.splitlines() if " iterations, loss " in line]
+    assert [line.split(" iterations")[0] for line in lines] == [f"BA-PIAA: {done} of 5" for done in (2, 4, 5)]
+    assert said.out == ""
+
+
+def test_users_without_a_task_are_counted(
+    table_folder: Path, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two of the six people of group a keep five ratings each."""
+    folder = tmp_path / "data"
+    shutil.copytree(table_folder, folder)
+    head, *lines = (folder / "ratings.csv").read_text(encoding="utf-8").splitlines()
+    few = sorted({line.split(",")[0] for line in lines if "/a" in line})[:2]
+    seen: dict[str, int] = {}
+    kept = [head]
+    for line in lines:
+        user = line.split(",")[0]
+        seen[user] = seen.get(user, 0) + 1
+        if user not in few or seen[user] <= 5:
+            kept.append(line)
+    (folder / "ratings.csv").write_text("\n".join(kept), encoding="utf-8")
+    groups = ("--train-groups", "a", "--test-groups", "c", "--cache", place / "cache")
+    _succeed("meta-train", "ba", folder, tmp_path / "run", *groups, *QUICK)
+    said = capsys.readouterr().err
+    assert "2 of the 6 training users have fewer than 6 ratings and are no task" in said
 
 
 def test_errors_are_one_line(
@@ -392,7 +534,7 @@ def test_errors_are_one_line(
         "meta-train", "blg_as_paper", table_folder, run, *groups, "--set", "blg.speed=3"
     )
     assert "mode is 'half'" in refused(*train, "--mode", "half")
-    assert "device is 'tpu', must be cpu or cuda" in refused(*train, "--device", "tpu")
+    assert "device is 'tpu', must be cpu, cuda or" in refused(*train, "--device", "tpu")
     assert "no group 'd'; there are a, b, c" in refused(
         *train[:4], "--train-groups", "d", "--test-groups", "c"
     )
@@ -412,6 +554,10 @@ def test_errors_are_one_line(
         "judge", run, table_folder, "--groups", "c", "--shots", "40", *weights
     )
     assert "holds no run.json; begin with" in refused("judge", tmp_path / "none", table_folder)
+    closed = flickr_table / "closed-form--learned-layer"
+    assert "adapts without a learning rate; leave --rate out" in refused(
+        "judge", closed, table_folder, "--groups", "c", "--shots", "10", "--rate", "0.1", *weights
+    )
     record = json.loads((run / "run.json").read_bytes())
     (run / "run.json").write_text(json.dumps({**record, "finished": False}))
     assert "is not finished; go on with it: python -m training meta-train --resume" in refused(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +15,7 @@ from torch import nn
 
 from piaa_sdk.errors import ModelFormatError, ModelNotFoundError
 from piaa_sdk.finetune.network import HeadConfig, is_statistic, params_of, predict, scores_of
-from training.backbone_weights import load_backbone_weights
+from training.backbone_weights import digest_of_tensors, load_backbone_weights
 from training.network import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -23,6 +24,7 @@ from training.network import (
     make_backbone,
     make_network,
 )
+from training.sources import BackboneReadout
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -254,6 +256,20 @@ def test_backbones_whose_classifier_is_not_found_are_refused(name: str) -> None:
 def test_pictures_too_small_for_the_backbone_are_refused() -> None:
     with pytest.raises(ModelFormatError, match="cannot take pictures of 32 pixels"):
         make_network(NetworkConfig("alexnet", size=32, head=HEAD), untrained=True)
+    with pytest.raises(ModelFormatError, match="cannot take pictures of 32 pixels"):
+        BackboneReadout(NetworkConfig("inception_v3", size=32), untrained=True)
+
+
+def test_a_frozen_backbone_reads_what_the_network_embeds() -> None:
+    config = NetworkConfig(SMALL, size=32, head=HEAD)
+    torch.manual_seed(0)
+    readout = BackboneReadout(config, untrained=True)
+    network = make_network(config, untrained=True).eval()
+    assert network.backbone is not None
+    network.backbone.load_state_dict(readout.backbone.state_dict())
+    with torch.no_grad():
+        assert torch.equal(readout.raw_statistics(_pixels(2, 32)), network.embed(_pixels(2, 32)))
+    assert readout.statistic_count == 576
 
 
 def test_random_weights_follow_the_seed_and_touch_nothing_else() -> None:
@@ -281,3 +297,58 @@ def test_float64_goes_all_the_way() -> None:
     params = params_of(network)
     with torch.no_grad():
         assert scores_of(network, params, _pixels(2, 32)).dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", [SMALL, "inception_v3", "densenet121"])
+def test_downloads_are_checked_and_hold_tensors_alone(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """What the library would fetch is loaded as it names it; DenseNet's files have names of long ago."""
+    torch.manual_seed(2)
+    extra: dict[str, Any] = {"init_weights": False} if name == "inception_v3" else {}
+    state = dict(torchvision.models.get_model(name, weights=None, **extra).state_dict())
+    files = {re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", old): new for old, new in state.items()}
+    asked: list[dict[str, Any]] = []
+
+    def load(url: str, **options: Any) -> dict[str, torch.Tensor]:
+        assert url.startswith("https://download.pytorch.org/models/")
+        asked.append(options)
+        return dict(files)
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", load)
+    backbone, _, _ = make_backbone(NetworkConfig(name))
+    assert asked == [{"progress": True, "check_hash": True, "weights_only": True}]
+    own = backbone.state_dict()
+    assert len(own) > 100
+    for tensor, value in own.items():
+        assert torch.equal(value, state[tensor]), tensor
+    assert (name == "densenet121") == (files.keys() != state.keys())
+
+
+def test_a_downloaded_pickle_with_code_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in the library's cache already is not fetched, so not checked by its digest either."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    url = torchvision.models.get_model_weights(SMALL).DEFAULT.url
+    path, trace = tmp_path / "hub" / "checkpoints" / url.rpartition("/")[2], tmp_path / "ran"
+    path.parent.mkdir(parents=True)
+    for damaged in (False, True):
+        torch.save({"features.0.0.weight": _Payload(str(trace))}, path)
+        if damaged:
+            path.write_bytes(path.read_bytes()[:100])
+        with pytest.raises(ModelNotFoundError, match="give them as a file with --weights"):
+            make_backbone(NetworkConfig(SMALL))
+        assert not trace.exists()
+
+
+def test_digest_of_tensors_tells_weights_apart() -> None:
+    """By names, types, shapes and values; neither by their order nor by what counts batches."""
+    tensors = {"a": torch.arange(4.0), "b": torch.ones(2)}
+    found = digest_of_tensors(tensors)
+    counted = {"b": tensors["b"], "a": tensors["a"], "num_batches_tracked": torch.tensor(3)}
+    assert found == digest_of_tensors(counted)
+    others = [
+        {"a": tensors["a"], "c": tensors["b"]},
+        {"a": tensors["a"].reshape(2, 2), "b": tensors["b"]},
+        {"a": tensors["a"].double(), "b": tensors["b"]},
+        {"a": tensors["a"] + 1, "b": tensors["b"]},
+    ]
+    assert len({found, *map(digest_of_tensors, others)}) == 5

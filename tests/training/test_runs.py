@@ -93,6 +93,52 @@ def test_a_setting_that_came_later_has_its_default_in_an_older_record(tmp_path: 
         Run.open(tmp_path).check_same(MetaConfig.load("blg_as_paper", ["blg.levels=1"]), FACTS)
 
 
+def test_other_packages_of_a_resumed_half_are_noted_once(run: Run) -> None:
+    """Bits may differ from there on, and a record that tells one version would be wrong."""
+    run.note_resumed()
+    assert "resumed" not in Run.open(run.folder).record
+    record = json.loads((run.folder / RUN_NAME).read_bytes())
+    before = {**record["versions"], "torch": "0.1"}
+    (run.folder / RUN_NAME).write_text(json.dumps({**record, "versions": before, "iterations_done": 3}))
+    for _ in range(2):
+        Run.open(run.folder).note_resumed()
+    found = Run.open(run.folder).record
+    assert found["versions"] == before
+    assert found["resumed"] == [
+        {
+            "versions": record["versions"],
+            "git_commit": found["git_commit"],
+            "threads": record["versions"]["threads"],
+            "iterations_done": 3,
+        }
+    ]
+    run = Run.open(run.folder)
+    run.save(_state(), finished=True)
+    assert Run.open(run.folder).record["resumed"] == found["resumed"]
+
+
+def test_the_digest_of_a_state_tells_states_apart(run: Run) -> None:
+    with pytest.raises(ModelFormatError, match=r"state\.safetensors cannot be read"):
+        run.state_digest()
+    run.save(_state(), finished=False)
+    first = run.state_digest()
+    assert len(first) == 64
+    run.save(_state(), finished=True)
+    assert run.state_digest() == first
+    run.save(_state(5), finished=True)
+    assert run.state_digest() != first
+
+
+def test_what_is_logged_later_of_an_iteration_is_read_as_one(run: Run) -> None:
+    run.log(LINES[0])
+    run.log(LINES[1])
+    run.log({"iteration": 1, "validation_srocc": 0.5})
+    run.log(LINES[2])
+    assert run.read_log() == [LINES[0], {**LINES[1], "validation_srocc": 0.5}, LINES[2]]
+    run.trim_log(2)
+    assert run.read_log() == [LINES[0], {**LINES[1], "validation_srocc": 0.5}]
+
+
 def test_a_run_is_not_written_over_unless_asked_for(run: Run, config: MetaConfig) -> None:
     run.save(_state(), finished=True)
     run.log(LINES[0])

@@ -107,6 +107,21 @@ def test_what_is_not_known_is_a_dash() -> None:
     assert table.to_csv().splitlines()[1].endswith(",,,,,,,")
 
 
+def test_one_repeat_has_no_spread_to_show() -> None:
+    once = replace(figure(0.5), std=math.nan)
+    known = evaluation("BLG", {7: 0.625})
+    [found] = known.results
+    known = replace(known, results=(replace(found, figures={**found.figures, "personal": once}),))
+    assert "| 0.500 [0.480, 0.520] (0.011) |" in one_method(known)
+    assert databases_table([known]).to_markdown().splitlines()[2] == "| photographs | BLG | 0.500 |"
+    assert databases_table([known]).to_csv().splitlines()[1] == (
+        "photographs,BLG,0.500000,,0.480000,0.520000,0.011000"
+    )
+    unsure = replace(once, picture_error=math.nan)
+    known = replace(known, results=(replace(found, figures={**found.figures, "personal": unsure}),))
+    assert "| 0.500 [0.480, 0.520] |" in one_method(known)
+
+
 def test_table_one() -> None:
     methods = [
         evaluation("BA", {10: 0.5, 100: 0.5625}),
@@ -192,6 +207,13 @@ def test_table_four() -> None:
     )
     with pytest.raises(RatingError, match="two evaluations are of flickr, aadb"):
         crossed_table([*judged, judged[1]], 100)
+
+
+def test_shots_that_were_not_judged_are_refused() -> None:
+    judged = [evaluation("BLG", {10: 0.5, 50: 0.5}, trained_on="flickr", m_s=80, m_q=20, k=4, S=5)]
+    for lay_out in (crossed_table, grid_table):
+        with pytest.raises(RatingError, match="BLG was not judged with M = 100; it was with 10, 50"):
+            lay_out(judged, 100)
 
 
 def test_learning_curve_begins_with_the_prior() -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from piaa_sdk.errors import RatingError
 from piaa_sdk.rating_scale import RatingScale
 from training.data.ratings import RatingTable
-from training.tasks import Task, TaskConfig, TaskSampler, as_target
+from training.tasks import Task, TaskConfig, TaskSampler, as_target, count_people
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,7 +107,7 @@ def test_support_and_query_never_meet(
         assert len(set(first)) == len(first)
         assert len(set(second)) == len(second)
         assert 1 <= len(first) <= support[-1]
-        assert 1 <= len(second) <= (query or math.inf)
+        assert bool(query or task in tasks) <= len(second) <= (query or math.inf)
         if task in tasks:
             drawn = [*task.support.ratings.tolist(), *task.query.ratings.tolist()]
             expected = [(ratings[task.user][image] - 1) / 4 for image in first + second]
@@ -255,6 +255,10 @@ def test_generic_tasks_hold_mean_ratings() -> None:
         assert means == pytest.approx({0: 1.0, 1: 0.5})
     assert _same(sampler.draw_means(3), sampler.draw_means(3))
     assert len(sampler.draw_means(3, range(1))) == 1
+    alone = TaskSampler(table, SCALE, Positions(), TaskConfig(tasks=2, support=(2,), query=0))
+    for task in alone.draw_means(0):
+        assert sorted(task.support.inputs[:, 0].tolist()) == [0, 1]
+        assert len(task.query) == len(task.query.inputs) == 0
 
 
 def test_targets() -> None:
@@ -282,6 +286,8 @@ def test_who_rated_fewer_than_six_images_has_no_tasks() -> None:
     """Four and two: with a single image in a set, batch normalization on it would have nothing to measure."""
     sampler = _sampler([5, 9, 1], support=(4,), query=2)
     assert [task.user for task in sampler.draw(0)] == ["user 001"]
+    assert count_people(_table([5, 9, 1])) == 1
+    assert count_people(_table([6, 9, 5])) == 2
     with pytest.raises(RatingError, match="nobody has rated 6 images"):
         _sampler([5, 5]).draw(0)
 

@@ -6,7 +6,7 @@ import hashlib
 import math
 import unicodedata
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -67,6 +67,7 @@ class RatingTable:
     image_index: npt.NDArray[np.intp]
     ratings: FloatArray
     report: ReadingReport = ReadingReport()
+    _digests: tuple[str, ...] | None = field(default=None, init=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.ratings)
@@ -117,7 +118,7 @@ class RatingTable:
         """
         users, user_index = np.unique(self.user_index[is_kept], return_inverse=True)
         images, image_index = np.unique(self.image_index[is_kept], return_inverse=True)
-        return RatingTable(
+        kept = RatingTable(
             folder=self.folder,
             users=tuple(self.users[user] for user in users),
             groups=tuple(self.groups[user] for user in users),
@@ -127,18 +128,29 @@ class RatingTable:
             ratings=self.ratings[is_kept],
             report=self.report,
         )
+        if self._digests is not None:
+            kept._remember(tuple(self._digests[image] for image in images))
+        return kept
 
     def person_digests(self) -> tuple[str, ...]:
         """Return :func:`person_digest` of each user, (U,)."""
         return tuple(person_digest(user) for user in self.users)
 
     def picture_digests(self) -> tuple[str, ...]:
-        """Return :func:`digest_of_file` of each image, (N,); reads every file.
+        """Return :func:`digest_of_file` of each image, (N,); reads every file, the first time.
+
+        What :meth:`keep` makes of the table afterwards knows them too.
 
         Raises:
             ImageError: One cannot be read.
         """
-        return tuple(map(digest_of_file, self.paths()))
+        if self._digests is None:
+            self._remember(tuple(map(digest_of_file, self.paths())))
+        assert self._digests is not None
+        return self._digests
+
+    def _remember(self, digests: tuple[str, ...]) -> None:
+        object.__setattr__(self, "_digests", digests)  # not a change: they follow from the images
 
 
 def person_digest(user: str) -> str:

@@ -2,14 +2,14 @@
 
 No picture that a test user rated may be seen in meta-training, in the generic prior or in any mean rating,
 whoever rated it: other people's ratings of it are left out and counted. The same holds between validation
-and training.
+and training. Files of the same bytes are one picture, whatever their names.
 
 ====================  =====================================================================================
 data set              test users
 ====================  =====================================================================================
 FLICKR-AES            the 37 people with 112 to 180 ratings in the file; with any other number of them the
                       file is not the one that results are published for
-AADB                  22 people with 110 to 190 pictures, drawn among all such people
+AADB                  22 people with 110 to 190 pictures, drawn among all such people, always the same
 REAL-CUR              all 14
 a table               groups of ``users.csv``
 ====================  =====================================================================================
@@ -42,6 +42,8 @@ _UNUSED, _TRAIN, _VALIDATION, _TEST = range(4)
 _IMAGE_DIGEST_LENGTH = 16
 # One stream of chance for each decision, so that none depends on how often another one draws.
 _TEST_STREAM, _VALIDATION_STREAM, _RATING_STREAM = range(3)
+# Results of two seeds are of the same test users, or they could not be compared.
+_TEST_SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +106,8 @@ class Split:
         scale: What the ratings lie on.
         train: For meta-training; None where all people are tested on.
         validation: For choosing settings; None where nobody is set aside.
-        test: For what is reported.
-        seed: Of everything that was drawn.
+        test: For what is reported; empty where a data set is only trained on.
+        seed: Of the validation users and their ratings.
         report: What was left out.
     """
 
@@ -145,6 +147,8 @@ class Split:
     def _remarks(self) -> list[str]:
         report = self.report
         remarks = [f"Seed {self.seed}; test users chosen among {report.candidates}."]
+        if not self.test.users:
+            remarks = [f"Seed {self.seed}; everybody is trained on."]
         if report.leak_kept:
             remarks.append(
                 f"LEAK KEPT: {report.leaked_ratings} ratings of {report.leaked_images} pictures that test or "
@@ -184,9 +188,10 @@ def split(
             test users left aside, and no more of their ratings are used than a test user may have: with all
             of them, most pictures would be lost to training.
         keep_leak: Leave pictures of test and validation users in training.
-        seed: Of what is drawn.
+        seed: Of what is drawn, but for test users: these are always the same.
 
     Raises:
+        ImageError: A picture cannot be read.
         RatingError: The data set does not have the test users it should, groups overlap or are given for
             a data set without groups, or nothing is left for a part.
     """
@@ -196,7 +201,7 @@ def split(
     if dataset.name in _COUNT_RULES or dataset.name == real_cur.NAME:
         if given := [part for part, names in groups.items() if names is not None]:
             raise RatingError(f"{dataset.name} has no groups of users; leave out the {given[0]} groups")
-        roles, candidates = _roles_by_rule(dataset, seed)
+        roles, candidates = _roles_by_rule(dataset)
     else:
         roles = _roles_by_group(dataset.table, groups)
         candidates = int((roles == _TEST).sum())
@@ -205,7 +210,36 @@ def split(
     return _divide(dataset, roles, candidates, keep_leak, seed)
 
 
-def _roles_by_rule(dataset: Dataset, seed: int) -> tuple[npt.NDArray[np.intp], int]:
+def train_on_all(dataset: Dataset, *, groups: Collection[str] | None = None, seed: int = 0) -> Split:
+    """Take a table to train on whose priors are judged on another data set: nobody of it is tested on.
+
+    Args:
+        dataset: A table.
+        groups: Groups to train on; by default all.
+        seed: Is noted.
+
+    Raises:
+        RatingError: The data set has test users of its own, or has no such group.
+    """
+    if dataset.name in _COUNT_RULES or dataset.name == real_cur.NAME:
+        raise RatingError(f"{dataset.name} has test users of its own; split it")
+    table = dataset.table if groups is None else dataset.table.select(groups)
+    report = SplitReport(
+        candidates=0,
+        unused_users=len(dataset.table.users) - len(table.users),
+        capped_ratings=0,
+        dropped_images=0,
+        dropped_ratings=0,
+        dropped_users=0,
+        leaked_images=0,
+        leaked_ratings=0,
+        leak_kept=False,
+    )
+    nobody = table.keep(np.zeros(len(table), dtype=np.bool_))
+    return Split(dataset.name, dataset.scale, table, None, nobody, seed, report)
+
+
+def _roles_by_rule(dataset: Dataset) -> tuple[npt.NDArray[np.intp], int]:
     """Return the part (U,) of each user, and how many people could be test users."""
     table = dataset.table
     if dataset.name == real_cur.NAME:
@@ -223,7 +257,7 @@ def _roles_by_rule(dataset: Dataset, seed: int) -> tuple[npt.NDArray[np.intp], i
             f"{'exactly' if rule.is_exact else 'at least'} {rule.users} have to, or it is not the release "
             f"of {dataset.name} that results are published for"
         )
-    rng = np.random.default_rng([seed, _TEST_STREAM])
+    rng = np.random.default_rng([_TEST_SEED, _TEST_STREAM])
     chosen = {candidates[place] for place in rng.permutation(len(candidates))[: rule.users]}
     if missing := len(chosen - set(table.users)):
         raise RatingError(
@@ -313,9 +347,12 @@ def _divide(
 
 def _rates(table: RatingTable, chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """Return which ratings (R,) are of a picture that one of the chosen ratings is of."""
-    is_seen = np.zeros(len(table.images), dtype=np.bool_)
-    is_seen[table.image_index[chosen]] = True
-    rated: npt.NDArray[np.bool_] = is_seen[table.image_index]
+    # By content: one picture may lie in the folder under two names.
+    contents, content_of_image = np.unique(table.picture_digests(), return_inverse=True)
+    content = content_of_image[table.image_index]
+    is_seen = np.zeros(len(contents), dtype=np.bool_)
+    is_seen[content[chosen]] = True
+    rated: npt.NDArray[np.bool_] = is_seen[content]
     return rated
 
 
@@ -349,7 +386,8 @@ def _check_apart(parts: Sequence[RatingTable]) -> None:
     for place, part in enumerate(parts):
         for other in parts[place + 1 :]:
             assert not set(part.users) & set(other.users), "a person is in two parts"
-            assert not set(part.images) & set(other.images), "a picture is in two parts"
+            shared = set(part.picture_digests()) & set(other.picture_digests())
+            assert not shared, "a picture is in two parts"
 
 
 def _part_to_json(table: RatingTable) -> dict[str, Any]:

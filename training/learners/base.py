@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from piaa_sdk.errors import DivergenceError, ModelFormatError
+from piaa_sdk.errors import DivergenceError
 from piaa_sdk.finetune.adam import Adam, AdamSettings
+from piaa_sdk.finetune.checks import NOT_NEGATIVE, Interval, check_settings
 from piaa_sdk.finetune.full import fine_tune
 from piaa_sdk.finetune.network import predict
 from training.data.ratings import person_digest
@@ -41,13 +42,12 @@ class Decay:
     rule: str = "power"
 
     def __post_init__(self) -> None:
-        """Refuse a rule that there is not.
+        """Refuse settings that mean nothing.
 
         Raises:
-            ModelFormatError: The rule is not known.
+            ModelFormatError: One of them does.
         """
-        if self.rule not in DECAY_RULES:
-            raise ModelFormatError(f"decay rule is {self.rule!r}, must be one of {', '.join(DECAY_RULES)}")
+        check_settings(self, factor=Interval(0, 1, without_least=True), every=NOT_NEGATIVE, rule=DECAY_RULES)
 
     def at(self, iteration: int) -> float:
         """Return the factor on the first rates at an iteration, counted from 0."""
@@ -77,7 +77,8 @@ class Learner(Protocol):
     """A way to meta-learn a prior and to adapt it.
 
     Attributes:
-        network: f_theta; its own tensors are not used.
+        network: f_theta. Of its own tensors only those are read that no prior holds (``head.mean``,
+            ``pixel_mean`` and their deviations); none is changed.
         average: Takes means over the tasks of all processes.
     """
 
@@ -122,7 +123,8 @@ class FineTunedLearner:
     """What learners have in common whose prior is fine-tuned to a user by eqs. 9 to 11.
 
     Attributes:
-        network: f_theta; its own tensors are not used.
+        network: f_theta. Of its own tensors only those are read that no prior holds (``head.mean``,
+            ``pixel_mean`` and their deviations); none is changed.
         fine_tuning: Rates and epochs of meta-testing.
         average: Takes means over the tasks of all processes.
     """

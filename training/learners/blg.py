@@ -38,8 +38,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from piaa_sdk.errors import ModelFormatError
 from piaa_sdk.finetune.adam import Adam, AdamSettings
+from piaa_sdk.finetune.checks import NOT_NEGATIVE, check_settings
 from piaa_sdk.finetune.full import Examples, descend, squared_error
 from piaa_sdk.finetune.network import BATCH_NORMS, Params, is_statistic
 from training.learners.base import (
@@ -103,25 +103,24 @@ class BlgConfig:
     decay: Decay = Decay()
 
     def __post_init__(self) -> None:
-        """Refuse settings that there are not.
+        """Refuse settings that mean nothing.
 
         Raises:
-            ModelFormatError: One of them is not known.
+            ModelFormatError: One of them does.
         """
-        allowed = {
-            "moments": MOMENTS,
-            "batch_norm": BATCH_NORMS,
-            "statistics": RUNNING_STATISTICS,
-            "outer_rule": OUTER_RULES,
-            "result": RESULTS,
-        }
-        for name, values in allowed.items():
-            if getattr(self, name) not in values:
-                raise ModelFormatError(
-                    f"{name} is {getattr(self, name)!r}, must be one of {', '.join(values)}"
-                )
-        if self.levels not in (1, 2):
-            raise ModelFormatError(f"levels is {self.levels}, must be 1 or 2")
+        check_settings(
+            self,
+            steps=NOT_NEGATIVE,
+            levels=(1, 2),
+            backbone_rate=NOT_NEGATIVE,
+            head_rate=NOT_NEGATIVE,
+            moments=MOMENTS,
+            batch_norm=BATCH_NORMS,
+            statistics=RUNNING_STATISTICS,
+            outer_rule=OUTER_RULES,
+            outer_rate=NOT_NEGATIVE,
+            result=RESULTS,
+        )
 
 
 @dataclass(slots=True, eq=False)

@@ -10,6 +10,10 @@ the query set is differentiated through it: bilevel optimization whose lower lev
 Bertinetto and others 2019; MetaOptNet, Lee and others 2019). The network's weights, g and n are learned. The
 adaptation that the SDK ships is of this kind too, with fixed kernels and a mixture weighed by evidence
 (:mod:`piaa_sdk.adaptation`).
+
+With the learning rate 0 for the convolutional layers, as shipped, the full mode learns the head on pictures
+that are mirrored and cropped anew at each visit; the backbone only embeds them, without gradients. Query sets
+are all that a user's support set leaves over unless ``tasks.query`` caps them.
 """
 
 from __future__ import annotations
@@ -19,12 +23,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
-from torch.func import functional_call
 
 from piaa_sdk.errors import DivergenceError, ModelFormatError
 from piaa_sdk.finetune.adam import Adam, AdamSettings
+from piaa_sdk.finetune.checks import NOT_NEGATIVE, POSITIVE, SHARE, check_settings
 from piaa_sdk.finetune.full import seeded, squared_error
-from piaa_sdk.finetune.network import Params, is_statistic, mode, predict
+from piaa_sdk.finetune.network import Params, is_statistic, mode, part_with, predict
 from training.learners.base import Decay, FineTunedLearner, MetaStep, finite, naming
 from training.learners.outer import OuterStep
 from training.network import learning_rates
@@ -44,13 +48,16 @@ LOG_NOISE = "closed_form.log_noise"
 LINEAR = "closed_form.linear"
 """(D,) weights of phi in a person's score; only adapted tensors have them."""
 
+_BATCH = 64
+"""Pictures that the backbone embeds at once where no gradients are wanted of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class ClosedFormConfig:
     """Settings of the closed form.
 
     Attributes:
-        backbone_rate: Learning rate of the convolutional layers.
+        backbone_rate: Learning rate of the convolutional layers; 0 asks them for no gradients.
         head_rate: Learning rate of the fully connected layers, of g and of n.
         adam: Constants of the outer optimizer.
         input_dropout: Share of the embedding's numbers left out while meta-training.
@@ -72,6 +79,24 @@ class ClosedFormConfig:
     ranking_weight: float = 0.1
     ranking_sharpness: float = 10.0
     decay: Decay = Decay()
+
+    def __post_init__(self) -> None:
+        """Refuse settings that mean nothing.
+
+        Raises:
+            ModelFormatError: One of them does.
+        """
+        check_settings(
+            self,
+            backbone_rate=NOT_NEGATIVE,
+            head_rate=NOT_NEGATIVE,
+            input_dropout=SHARE,
+            offset_variance=NOT_NEGATIVE,
+            linear=POSITIVE,
+            noise=POSITIVE,
+            ranking_weight=NOT_NEGATIVE,
+            ranking_sharpness=NOT_NEGATIVE,
+        )
 
 
 @dataclass(slots=True, eq=False)
@@ -110,7 +135,8 @@ class ClosedForm(FineTunedLearner):
 
     def meta_step(self, prior: Params, tasks: Sequence[Task], iteration: int) -> MetaStep:
         """Do one step on the loss of the query sets after the solve on the support sets."""
-        learned = [name for name in prior if not is_statistic(name)]
+        still = ("backbone.",) if self.config.backbone_rate == 0 else ()
+        learned = [name for name in prior if not is_statistic(name) and not name.startswith(still)]
         gradients, support_losses, query_losses = [], [], []
         for task in tasks:
             params = dict(prior) | {name: prior[name].detach().requires_grad_() for name in learned}
@@ -207,29 +233,24 @@ class ClosedForm(FineTunedLearner):
         """
         own = _without_own(params)
         with mode(self.network, adapting=False):
-            embeddings = functional_call(_Embedding(self.network), _prefixed(own), (inputs,))
+            embeddings = self.network.head.standardize(self._embed(own, inputs))
             if dropout:
                 embeddings = torch.nn.functional.dropout(embeddings, dropout)
-            hidden = {
-                name.removeprefix("head.hidden."): value
-                for name, value in own.items()
-                if name.startswith("head.hidden.")
-            }
-            units = functional_call(self.network.head.hidden, hidden, (embeddings,))
+            units = part_with(
+                self.network, own, lambda network, part: network.head.hidden_units(part), embeddings
+            )
         return units, embeddings
 
+    def _embed(self, params: Params, inputs: torch.Tensor) -> torch.Tensor:
+        """Return embeddings (N, D), with gradients if the backbone learns."""
 
-class _Embedding(torch.nn.Module):
-    """The network up to the standardized embedding."""
+        def embed(part: torch.Tensor) -> torch.Tensor:
+            return part_with(self.network, params, lambda network, pixels: network.embed(pixels), part)
 
-    def __init__(self, network: torch.nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        head = self.network.head
-        embeddings: torch.Tensor = (self.network.embed(inputs) - head.mean) / head.std  # type: ignore[operator]
-        return embeddings
+        if self.config.backbone_rate and torch.is_grad_enabled():
+            return embed(inputs)
+        with torch.no_grad():
+            return torch.cat([embed(part) for part in torch.split(inputs, _BATCH)])
 
 
 def ranking_loss(scores: torch.Tensor, ratings: torch.Tensor, sharpness: float) -> torch.Tensor:
@@ -242,7 +263,3 @@ def ranking_loss(scores: torch.Tensor, ratings: torch.Tensor, sharpness: float) 
 
 def _without_own(params: Params) -> Params:
     return {name: value for name, value in params.items() if not name.startswith("closed_form.")}
-
-
-def _prefixed(params: Params) -> Params:
-    return {f"network.{name}": value for name, value in params.items()}

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from piaa_sdk.errors import ModelFormatError
 from piaa_sdk.finetune.adam import Adam, AdamSettings
+from piaa_sdk.finetune.checks import NOT_NEGATIVE, check_settings
 from piaa_sdk.finetune.full import seeded
 from piaa_sdk.finetune.network import BATCH_NORMS, Params, is_statistic, mode
 from training.inner_loop import loss_of
@@ -45,15 +45,12 @@ class GenericConfig:
     decay: Decay = Decay()
 
     def __post_init__(self) -> None:
-        """Refuse settings that there are not.
+        """Refuse settings that mean nothing.
 
         Raises:
-            ModelFormatError: One of them is not known.
+            ModelFormatError: One of them does.
         """
-        if self.batch_norm not in BATCH_NORMS:
-            raise ModelFormatError(
-                f"batch_norm is {self.batch_norm!r}, must be one of {', '.join(BATCH_NORMS)}"
-            )
+        check_settings(self, backbone_rate=NOT_NEGATIVE, head_rate=NOT_NEGATIVE, batch_norm=BATCH_NORMS)
 
 
 @dataclass(slots=True, eq=False)

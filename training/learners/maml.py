@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from piaa_sdk.errors import ModelFormatError
 from piaa_sdk.finetune.adam import Adam, AdamSettings
+from piaa_sdk.finetune.checks import NOT_NEGATIVE, check_settings
 from piaa_sdk.finetune.full import seeded
 from piaa_sdk.finetune.network import BATCH_NORMS, Params, is_statistic, mode
 from training.inner_loop import descend_sgd, loss_of
@@ -57,16 +57,21 @@ class MamlConfig:
     decay: Decay = Decay()
 
     def __post_init__(self) -> None:
-        """Refuse settings that there are not.
+        """Refuse settings that mean nothing.
 
         Raises:
-            ModelFormatError: One of them is not known.
+            ModelFormatError: One of them does.
         """
-        if self.batch_norm not in BATCH_NORMS or self.outer_optimizer not in OUTER_OPTIMIZERS:
-            raise ModelFormatError(
-                f"batch_norm is {self.batch_norm!r} and outer_optimizer {self.outer_optimizer!r}, must be "
-                f"one of {', '.join(BATCH_NORMS)} and one of {', '.join(OUTER_OPTIMIZERS)}"
-            )
+        check_settings(
+            self,
+            steps=NOT_NEGATIVE,
+            backbone_rate=NOT_NEGATIVE,
+            head_rate=NOT_NEGATIVE,
+            batch_norm=BATCH_NORMS,
+            outer_optimizer=OUTER_OPTIMIZERS,
+            outer_backbone_rate=NOT_NEGATIVE,
+            outer_head_rate=NOT_NEGATIVE,
+        )
 
 
 @dataclass(slots=True, eq=False)

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from piaa_sdk.errors import ModelFormatError
+from piaa_sdk.finetune.checks import NOT_NEGATIVE, check_settings
 from piaa_sdk.finetune.full import seeded
 from piaa_sdk.finetune.network import BATCH_NORMS, Params
 from training.inner_loop import descend_sgd
@@ -44,15 +44,19 @@ class ReptileConfig:
     decay: Decay = Decay()
 
     def __post_init__(self) -> None:
-        """Refuse settings that there are not.
+        """Refuse settings that mean nothing.
 
         Raises:
-            ModelFormatError: One of them is not known.
+            ModelFormatError: One of them does.
         """
-        if self.batch_norm not in BATCH_NORMS:
-            raise ModelFormatError(
-                f"batch_norm is {self.batch_norm!r}, must be one of {', '.join(BATCH_NORMS)}"
-            )
+        check_settings(
+            self,
+            steps=NOT_NEGATIVE,
+            backbone_rate=NOT_NEGATIVE,
+            head_rate=NOT_NEGATIVE,
+            batch_norm=BATCH_NORMS,
+            outer_rate=NOT_NEGATIVE,
+        )
 
 
 @dataclass(slots=True, eq=False)

@@ -15,7 +15,7 @@ from training.data.datasets import Dataset, read_dataset
 from training.data.flickr_aes import read_flickr_aes
 from training.data.ratings import person_digest
 from training.data.real_cur import read_real_cur
-from training.data.splits import Split, image_name_digest, split
+from training.data.splits import Split, image_name_digest, split, train_on_all
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,7 +47,7 @@ def shared(tmp_path: Path) -> Dataset:
     lines = [f"{user},{image},3" for user, images in rated.items() for image in images]
     (tmp_path / "ratings.csv").write_text("\n".join(["user,image,score", *lines]))
     for image in "1234567":
-        (tmp_path / image).touch()
+        (tmp_path / image).write_text(image)
     return read_dataset("table", tmp_path)
 
 
@@ -76,6 +76,49 @@ def test_pictures_of_test_users_are_dropped_and_counted(shared: Dataset) -> None
     assert (report.dropped_images, report.dropped_ratings, report.dropped_users) == (2, 3, 1)
     assert (report.leaked_images, report.leaked_ratings, report.leak_kept) == (0, 0, False)
     assert "Left out: 3 ratings of 2 pictures" in str(parts)
+
+
+def test_one_picture_under_two_names_is_one_picture(shared: Dataset) -> None:
+    """The 5 and the 7 are the bytes of the 1, which x of the test group rated: z and v lose them."""
+    folder = shared.table.folder
+    for name in "57":
+        (folder / name).write_bytes((folder / "1").read_bytes())
+    parts = split(shared, test_groups=["test"], validation_groups=["choice"])
+    assert ratings_of(parts.train) == {("z", "6"), ("v", "6")}
+    assert (parts.report.dropped_images, parts.report.dropped_ratings) == (4, 5)
+    assert parts.train is not None
+    assert set(parts.train.picture_digests()).isdisjoint(parts.test.picture_digests())
+    kept = split(shared, test_groups=["test"], validation_groups=["choice"], keep_leak=True)
+    assert (kept.report.leaked_images, kept.report.leaked_ratings) == (4, 5)
+
+
+def test_validation_users_are_chosen_by_the_pictures_that_are_left(shared: Dataset) -> None:
+    """All that v rated are copies of what x of the test group rated: with v nothing would be validated."""
+    folder = shared.table.folder
+    for name in "67":
+        (folder / name).write_bytes((folder / "1").read_bytes())
+    for seed in range(5):
+        parts = split(shared, test_groups=["test"], validation_users=1, seed=seed)
+        assert parts.validation is not None
+        assert set(parts.validation.users) <= {"y", "z"}
+
+
+def test_all_of_a_table_can_be_trained_on(table: Dataset, flickr_aes: Dataset) -> None:
+    """Where another data set is judged, nobody of this one needs to be."""
+    parts = train_on_all(table, seed=3)
+    assert parts.train is not None
+    assert ratings_of(parts.train) == ratings_of(table.table)
+    assert (len(parts.test.users), len(parts.test), parts.validation) == (0, 0, None)
+    assert json.loads(json.dumps(parts.to_json()))["test"] == {"users": [], "images": [], "ratings": 0}
+    assert "everybody is trained on" in str(parts)
+    parts = train_on_all(table, groups=["a", "b"])
+    assert parts.train is not None
+    assert set(parts.train.groups) == {"a", "b"}
+    assert parts.report.unused_users == 6
+    with pytest.raises(RatingError, match="no group 'd'"):
+        train_on_all(table, groups=["d"])
+    with pytest.raises(RatingError, match="flickr-aes has test users of its own"):
+        train_on_all(flickr_aes)
 
 
 def test_no_mean_rating_knows_a_picture_of_a_test_user(flickr_aes: Dataset) -> None:
@@ -140,8 +183,7 @@ def test_aadb_has_22_test_users_drawn_among_the_candidates(aadb: Dataset) -> Non
     assert_apart(parts)
     assert parts.to_json()["test"]["users"] == [person_digest(user) for user in parts.test.users]
     others = [split(aadb, seed=seed).test.users for seed in range(1, 5)]
-    assert any(users != parts.test.users for users in others), "the seed decides"
-    assert split(aadb).test.users == parts.test.users
+    assert all(users == parts.test.users for users in others), "results of two seeds are of the same people"
 
 
 def test_too_few_candidates_of_aadb_are_refused(aadb: Dataset) -> None:

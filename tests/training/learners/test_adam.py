@@ -109,3 +109,14 @@ def test_tensors_without_a_gradient_stay() -> None:
     Adam(AdamSettings()).step(params, {"head.weight": torch.ones(2)}, {"head.weight": 0.5})
     assert torch.equal(params["head.running_mean"], torch.ones(2))
     assert not torch.equal(params["head.weight"], torch.ones(2))
+
+
+def test_moments_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zeros of every tensor at every step would cost as much memory as the step itself."""
+    made = []
+    zeros_like = torch.zeros_like
+    monkeypatch.setattr(torch, "zeros_like", lambda value: made.append(value.shape) or zeros_like(value))
+    weight, optimizer = torch.zeros(3), Adam(AdamSettings())
+    for _ in range(4):
+        optimizer.step({"head.weight": weight}, {"head.weight": torch.ones(3)}, {"head.weight": 0.1})
+    assert made == [(3,), (3,)]

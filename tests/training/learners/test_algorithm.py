@@ -179,7 +179,7 @@ def test_no_period_means_no_decay() -> None:
 
 
 def test_settings_that_there_are_not_are_named() -> None:
-    with pytest.raises(ModelFormatError, match="decay rule is 'linear', must be one of power, compounding"):
+    with pytest.raises(ModelFormatError, match="rule is 'linear', must be one of power, compounding"):
         Decay(rule="linear")
     with pytest.raises(ModelFormatError, match="outer_rule is 'median', must be one of mean, sequential"):
         BlgConfig(outer_rule="median")

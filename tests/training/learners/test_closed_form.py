@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -197,3 +198,63 @@ def test_weights_of_the_embedding_belong_to_adapted_tensors_alone(learner: Close
     adapted = learner.adapt(prior, _examples(3, 1))
     assert adapted.keys() - prior.keys() == {LINEAR}
     assert adapted[LINEAR].shape == (EMBEDDING_DIM,)
+
+
+class _Backbone(torch.nn.Module):
+    """Colours to five numbers; notes how many pictures came, and whether gradients were wanted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = torch.nn.Linear(3, EMBEDDING_DIM)
+        self.seen: list[tuple[int, bool]] = []
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        embeddings: torch.Tensor = self.mix(pictures.mean((2, 3)))
+        self.seen.append((len(pictures), embeddings.requires_grad))
+        return embeddings
+
+
+def _full(backbone_rate: float) -> tuple[ClosedForm, _Backbone]:
+    torch.manual_seed(4)
+    backbone = _Backbone()
+    head = AestheticHead(EMBEDDING_DIM, HeadConfig((HIDDEN,)))
+    network = AestheticNetwork(head, backbone, (120.0,) * 3, (20.0,) * 3).double()
+    config = replace(CONFIG, backbone_rate=backbone_rate)
+    return ClosedForm(network, FineTuning(), config, average=Recorder()), backbone
+
+
+def _pictures(count: int, seed: int) -> Examples:
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randint(0, 256, (count, 4, 4, 3), generator=generator, dtype=torch.uint8)
+    return Examples(inputs, torch.rand(count, generator=generator, dtype=torch.float64))
+
+
+def test_a_backbone_that_learns_nothing_is_asked_for_no_gradients() -> None:
+    """It embeds in batches, and all else is as with a rate too small to matter."""
+    tasks = [Task("user", _pictures(70, 1), _pictures(150, 2), 0)]
+    still, backbone = _full(0.0)
+    prior = still.first_prior(params_of(still.network))
+    step = still.meta_step(prior, tasks, 0)
+    assert backbone.seen == [(64, False), (6, False), (64, False), (64, False), (22, False)]
+    moving, seeing = _full(1e-30)
+    other = moving.meta_step(prior, tasks, 0)
+    assert seeing.seen == [(70, True), (150, True)]
+    assert isinstance(still.average, Recorder)
+    assert isinstance(moving.average, Recorder)
+    gradient = still.average.last
+    assert {name for name in moving.average.last if name not in gradient} == {
+        "backbone.mix.weight",
+        "backbone.mix.bias",
+    }
+    for name, value in gradient.items():
+        torch.testing.assert_close(value, moving.average.last[name], rtol=1e-9, atol=1e-12)
+    for name, value in step.prior.items():
+        torch.testing.assert_close(value, other.prior[name], rtol=1e-6, atol=1e-9)
+    assert torch.equal(step.prior["backbone.mix.weight"], prior["backbone.mix.weight"])
+    assert not [name for name in still.state() if "backbone" in name]
+
+
+def test_adapting_needs_no_gradients_of_the_backbone_either() -> None:
+    learner, backbone = _full(1e-3)
+    learner.adapt(learner.first_prior(params_of(learner.network)), _pictures(70, 1))
+    assert backbone.seen == [(64, False), (6, False)]
