@@ -85,7 +85,9 @@ def check_names(
     known = set(known)
     missing = set(known if needed is None else needed) - values.keys()
     if odd := sorted(missing | (values.keys() - known)):
-        raise ModelFormatError(f"{where}: missing or not known: {', '.join(odd)}")
+        raise ModelFormatError(
+            f"{where}: missing or not known: {', '.join(odd)}; the names are {', '.join(sorted(known))}"
+        )
 
 
 def _has_no_default(part: Any) -> bool:

@@ -213,7 +213,7 @@ def train(
     _count_validation_users(split)  # what would end the run at its first look ends it here
     facts = _facts(split, split.train, workshop)
     found = _find(folder, config, facts, resume=resume, replace=replace) if ranks.is_first else None
-    if found is not None and ranks.count == 1 and found.record["finished"] and found.has_checkpoint:
+    if found is not None and ranks.count == 1 and found.record["finished"] and found.load() is not None:
         return found
     source = workshop.source(split.train, config.network, config.seed, for_training=True)
     network = workshop.network(config.network, source, config.seed)

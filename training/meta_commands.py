@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import torch
 import typer
 
-from piaa_sdk.errors import ModelFormatError, RatingError
+from piaa_sdk.errors import ModelFormatError, ModelNotFoundError, RatingError
 from piaa_sdk.rating_scale import RatingScale
 from training import cli_options as options
 from training.comparison import compare as compare_methods
-from training.data.datasets import read_dataset
+from training.data.datasets import TABLE, read_dataset
 from training.data.splits import split as split_dataset
 from training.data.splits import train_on_all
 from training.distributed import joined_ranks
@@ -22,7 +23,7 @@ from training.folder_writing import write_file
 from training.grid import GRID, table_of_grid
 from training.meta_config import MetaConfig
 from training.published import TABLE_METHODS, Judging, judge_run, table_of_methods, validation_part
-from training.runs import Run
+from training.runs import RUN_NAME, Run
 from training.tables import (
     LEGEND,
     backbones_table,
@@ -107,6 +108,7 @@ def meta_train(
 ) -> None:
     """Meta-train a prior on the training users; start it with torchrun to spread tasks over processes."""
     torch.set_num_threads(threads)
+    _check_resume(run, resume=resume, force=force)
     settings = load_config(config, overrides)
     dataset = read_dataset(format, ratings, scale=_scale(format, scale))
     split = split_dataset(
@@ -122,18 +124,24 @@ def meta_train(
     with joined_ranks(torch.device(device)) as ranks:
         if ranks.is_first:
             _say_who_is_dropped(split, f"{dataset.report}\n\n{split}")
-        train(
-            settings,
-            split,
-            run,
-            workshop,
-            resume=resume,
-            replace=force,
-            ranks=ranks,
-            report=options.show_training(settings) if ranks.is_first else None,
-        )
+        try:
+            train(
+                settings,
+                split,
+                run,
+                workshop,
+                resume=resume,
+                replace=force,
+                ranks=ranks,
+                report=options.show_training(settings) if ranks.is_first else None,
+            )
+        except KeyboardInterrupt:
+            options.say(
+                f"\nstopped; the same command with --resume goes on from the last checkpoint of {run}"
+            )
+            raise
         if ranks.is_first:
-            options.say(f"wrote {run}; next: python -m training judge {run} RATINGS")
+            options.say(f"wrote {run}; next: {_judge_command(run, ratings, split)}")
 
 
 def judge(
@@ -415,6 +423,20 @@ def _say_who_is_dropped(split: Split, text: str) -> None:
             f"{few} of the {len(split.train.users)} training users have fewer than {LEAST_RATINGS} ratings "
             "and are no task"
         )
+
+
+def _check_resume(run: Path, *, resume: bool, force: bool) -> None:
+    if resume and force:
+        raise ModelFormatError("--resume goes on with a run and --force begins it anew; give one of them")
+    if resume and not (run / RUN_NAME).exists():
+        raise ModelNotFoundError(f"{run} holds no run to go on with; begin one by leaving out --resume")
+
+
+def _judge_command(run: Path, ratings: Path, split: Split) -> str:
+    given = ["--format", split.name]
+    if split.name == TABLE:
+        given = [part for group in sorted(set(split.test.groups)) for part in ("--groups", group)]
+    return shlex.join(["python", "-m", "training", "judge", str(run), str(ratings), *given])
 
 
 def _scale(format: str, scale: tuple[float, float]) -> RatingScale | None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import pickle
 import re
 import sys
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import timm
 import torch
 from torch import nn
 
-from piaa_sdk.errors import ModelFormatError, ModelNotFoundError
+from piaa_sdk.errors import ModelFormatError, ModelNotFoundError, PiaaError
 from piaa_sdk.finetune.checks import Interval, check_settings
 from piaa_sdk.finetune.network import AestheticHead, AestheticNetwork, HeadConfig, is_statistic
 from training.backbone_weights import ARCHITECTURE, load_backbone_weights
@@ -226,10 +225,13 @@ def _downloaded(make: Callable[[], Any], name: str) -> Any:
     try:
         with contextlib.redirect_stdout(sys.stderr):  # the library tells there what it downloads
             return make()
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except PiaaError:
+        raise
+    except Exception as error:  # a damaged download raises whatever it makes its reader raise
         raise ModelNotFoundError(
-            f"the weights of {name} cannot be downloaded ({error}); give them as a file with --weights, or "
-            "start from random ones with --untrained"
+            f"the weights of {name} cannot be downloaded ({error}); give them as a file with --weights, take "
+            f"the installed ones of another backbone with --set network.backbone={ARCHITECTURE}, or start "
+            "from random ones with --untrained"
         ) from error
 
 
@@ -244,7 +246,10 @@ def _load_file(model: nn.Module, path: Path) -> None:
     except FileNotFoundError as error:
         raise ModelNotFoundError(f"{path}: no such file of weights") from error
     except Exception as error:  # torch.load raises whatever the damaged file makes it raise
-        raise ModelFormatError(f"{path} cannot be read as weights: {error}") from error
+        reason = str(error).strip().split(".")[0].split("\n")[0]  # torch adds advice that does not apply
+        raise ModelFormatError(
+            f"{path} cannot be read as weights: {reason}; give a state dict (safetensors, or of torch)"
+        ) from error
     if not isinstance(tensors, dict):
         raise ModelFormatError(f"{path} holds a {type(tensors).__name__}, not tensors by name")
     if odd := [name for name, value in tensors.items() if not isinstance(value, torch.Tensor)]:

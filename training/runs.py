@@ -159,7 +159,7 @@ class Run:
             ModelFormatError: They differ; says in what.
         """
         # As configurations: a setting that came later has its default in an older record.
-        odd = [] if self.config == config else ["configuration"]
+        odd = _differences(self.config.to_dict(), config.to_dict())
         wanted = json.loads(json.dumps(facts))
         odd += [name for name, value in wanted.items() if self.record.get(name, False) != value]
         if odd:
@@ -261,7 +261,9 @@ class Run:
                 iteration = int(file.metadata()["iteration"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
         except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
-            raise ModelFormatError(f"{path} cannot be read as a checkpoint: {error}") from error
+            raise ModelFormatError(
+                f"{path} cannot be read as a checkpoint: {error}; begin anew with meta-train --force"
+            ) from error
         parts = {
             prefix: {
                 name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)
@@ -318,6 +320,18 @@ class Run:
             write_atomically(self.folder / name, data)
         except OSError as error:
             raise OutputError(f"{self.folder / name} cannot be written: {error.strerror or error}") from error
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], where: str = "") -> list[str]:
+    """Return the names of settings that differ, with both values."""
+    found = []
+    for name in sorted(before.keys() | now.keys()):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _differences(old, new, f"{where}{name}.")
+        elif old != new:
+            found.append(f"{where}{name} ({old}, not {new})")
+    return found
 
 
 def constants_of(network: AestheticNetwork) -> Params:

@@ -175,7 +175,7 @@ def test_other_settings_data_or_hardware_are_refused(
     other = split_dataset(read_dataset("table", table_folder), train_groups=["b"], test_groups=["c"])
     rough = replace(workshop, hardware=Hardware(bf16=True))
     for config, data, where, what in [
-        (_config("blg_as_paper", "blg.outer_rate=0.5"), split, workshop, "configuration;"),
+        (_config("blg_as_paper", "blg.outer_rate=0.5"), split, workshop, "blg.outer_rate "),
         (_config(), other, workshop, "split and people and pictures;"),
         (_config(), split, rough, "bf16;"),
     ]:
