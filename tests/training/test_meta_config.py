@@ -157,9 +157,9 @@ def test_settings_put_on_top() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("blg.stepps=2", r"blg_as_paper\.toml: blg: missing or not known: stepps$"),
-        ("blg.adam.beta=2", r"blg_as_paper\.toml: blg\.adam: missing or not known: beta$"),
-        ("outer.rate=2", r"blg_as_paper\.toml: missing or not known: outer$"),
+        ("blg.stepps=2", r"blg_as_paper\.toml: blg: missing or not known: stepps;"),
+        ("blg.adam.beta=2", r"blg_as_paper\.toml: blg\.adam: missing or not known: beta;"),
+        ("outer.rate=2", r"blg_as_paper\.toml: missing or not known: outer;"),
         ("maml.steps=2", r"blg_as_paper\.toml: needs one section .*, has blg, maml$"),
         ("blg.steps=2.5", r"blg_as_paper\.toml: blg\.steps is 2\.5, must be of the type int$"),
         ("blg.steps=true", r"blg_as_paper\.toml: blg\.steps is True, must be of the type int$"),
@@ -224,8 +224,8 @@ def test_numbers_that_mean_nothing_are_refused(name: str, override: str, message
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("\ntitle =", "\n# title =", r"mine\.toml: missing or not known: title$"),
-        ("\n[schedule]", "\n[plan]", r"mine\.toml: missing or not known: plan, schedule$"),
+        ("\ntitle =", "\n# title =", r"mine\.toml: missing or not known: title;"),
+        ("\n[schedule]", "\n[plan]", r"mine\.toml: missing or not known: plan, schedule;"),
         ("\n[blg]", "\n[blog]", r"mine\.toml: needs one section named after a learner .*, has none$"),
         ("\n[network]", "\n[network]]", r"mine\.toml: not a configuration"),
     ],
