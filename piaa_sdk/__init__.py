@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from piaa_sdk.errors import (
         DeviceError,
         DivergenceError,
+        HubError,
         ImageError,
         MissingDependencyError,
         ModelError,
@@ -47,6 +48,7 @@ __all__ = [
     "Adaptation",
     "DeviceError",
     "DivergenceError",
+    "HubError",
     "ImageError",
     "MissingDependencyError",
     "ModelError",

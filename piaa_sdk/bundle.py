@@ -10,7 +10,7 @@
     README.md                  the model card (optional)
 
 The folder is the same in the wheel, on disk and on the Hub. Files that ``config.json`` does not list are
-never opened.
+never opened. What it says itself is read in :mod:`piaa_sdk.manifest`.
 """
 
 from __future__ import annotations
@@ -19,19 +19,52 @@ import hashlib
 import json
 import stat
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from piaa_sdk import __version__
 from piaa_sdk.errors import ModelFormatError, ModelNotFoundError, OutputError, RatingError
 from piaa_sdk.files import read_regular_file, write_atomically
+from piaa_sdk.manifest import (
+    BACKBONE_NAME,
+    CARD_NAME,
+    CONFIG_NAME,
+    FORMAT_VERSION,
+    GOLDEN_NAME,
+    HEADS_FOLDER,
+    MAX_JSON_BYTES,
+    PREPROCESSOR_NAME,
+    PRIOR_NAME,
+    UPGRADE,
+    ListedFile,
+    Manifest,
+    check_format_version,
+    integer_of,
+    parse_object,
+    text_of,
+)
 from piaa_sdk.rating_scale import RatingScale
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
-FORMAT_VERSION = 1
-"""Newest layout of the bundle folder that this version reads."""
+__all__ = [
+    "BACKBONE_NAME",
+    "CARD_NAME",
+    "CONFIG_NAME",
+    "DECODING_RULE",
+    "EMBEDDED_FOLDER",
+    "FORMAT_VERSION",
+    "GOLDEN_NAME",
+    "HEADS_FOLDER",
+    "MAX_EMBEDDING_DIM",
+    "PREPROCESSOR_NAME",
+    "PRIOR_NAME",
+    "Manifest",
+    "ModelBundle",
+    "Preprocessing",
+    "write_config",
+]
 
 DECODING_RULE = 1
 """Raised whenever the same bytes become other pixels; a part of ``embedding_id``."""
@@ -42,18 +75,8 @@ EMBEDDED_FOLDER = Path(__file__).parent / "default_model"
 MAX_EMBEDDING_DIM = 1024
 """An embedding is at most 2 KB in float16, so that a cache of a large library stays small."""
 
-CONFIG_NAME = "config.json"
-PREPROCESSOR_NAME = "preprocessor_config.json"
-BACKBONE_NAME = "onnx/backbone.onnx"
-PRIOR_NAME = "prior.safetensors"
-CARD_NAME = "README.md"
-GOLDEN_NAME = "golden.json"
-
 _FITS = ("squash",)
 _RESAMPLES = ("bilinear", "bicubic", "lanczos")
-_MAX_JSON_BYTES = 64 << 20
-_UPGRADE = "pip install --upgrade piaa-sdk"
-_HEX_DIGITS = frozenset("0123456789abcdef")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +106,18 @@ class Preprocessing:
         Raises:
             ModelFormatError: A value is missing or not one that this version knows.
         """
-        _check_format_version(data, PREPROCESSOR_NAME)
-        rule = _integer(data, "decoding_rule", 1, 1 << 31, PREPROCESSOR_NAME)
+        check_format_version(data, PREPROCESSOR_NAME)
+        rule = integer_of(data, "decoding_rule", 1, 1 << 31, PREPROCESSOR_NAME)
         if rule > DECODING_RULE:
             raise ModelFormatError(
                 f"{PREPROCESSOR_NAME}: made with decoding rule {rule}; this piaa-sdk "
-                f"{__version__} knows rules up to {DECODING_RULE}. Upgrade with: {_UPGRADE}"
+                f"{__version__} knows rules up to {DECODING_RULE}. Upgrade with: {UPGRADE}"
             )
         return cls(
-            size=_integer(data, "size", 8, 4096, PREPROCESSOR_NAME),
+            size=integer_of(data, "size", 8, 4096, PREPROCESSOR_NAME),
             fit=_choice(data, "fit", _FITS),
             resample=_choice(data, "resample", _RESAMPLES),
-            draft_factor=_integer(data, "draft_factor", 1, 64, PREPROCESSOR_NAME),
+            draft_factor=integer_of(data, "draft_factor", 1, 64, PREPROCESSOR_NAME),
             background=_background(data),
             decoding_rule=rule,
         )
@@ -114,7 +137,7 @@ class Preprocessing:
 
 @dataclass(frozen=True, slots=True)
 class ModelBundle:
-    """A bundle folder whose files are all there and unchanged.
+    """A bundle folder whose files are there and unchanged.
 
     Attributes:
         folder: Where it is.
@@ -128,6 +151,9 @@ class ModelBundle:
         license: SPDX name of the licence of the weights.
         checksums: Hex SHA-256 of every listed file, by its name in the folder.
         config: The whole content of ``config.json``.
+        backbone_name: The graph that is used; another one than ``onnx/backbone.onnx`` for a variant.
+        checked: Which listed files are there and unchanged; of a bundle from the Hub perhaps only some.
+        origin: Where it was fetched from, ``org/name@commit``; None for a folder of the caller's.
     """
 
     folder: Path
@@ -140,14 +166,30 @@ class ModelBundle:
     license: str
     checksums: Mapping[str, str] = field(hash=False, repr=False)
     config: Mapping[str, object] = field(hash=False, repr=False)
+    backbone_name: str = BACKBONE_NAME
+    checked: frozenset[str] = field(default=frozenset(), hash=False, repr=False)
+    origin: str | None = None
 
     @classmethod
-    def load(cls, folder: Path) -> ModelBundle:
-        """Open a bundle folder and check size and SHA-256 of every file it lists.
+    def load(
+        cls,
+        folder: Path,
+        *,
+        variant: str | None = None,
+        names: Collection[str] | None = None,
+        origin: str | None = None,
+    ) -> ModelBundle:
+        """Open a bundle folder and check size and SHA-256 of the files it lists.
+
+        Args:
+            folder: Where it is.
+            variant: A lighter backbone that the bundle offers, for example ``quantized``.
+            names: Listed files that must be there; the others are not looked at. None for all.
+            origin: Where it was fetched from, ``org/name@commit``, to say how it is fetched again.
 
         Raises:
             ModelNotFoundError: There is no such folder, or no ``config.json`` in it.
-            ModelFormatError: A file is missing, damaged or of a newer format.
+            ModelFormatError: A file is missing, damaged or of a newer format, or there is no such variant.
         """
         if not folder.is_dir():
             raise ModelNotFoundError(
@@ -155,41 +197,39 @@ class ModelBundle:
             )
         if not (folder / CONFIG_NAME).exists():
             raise ModelNotFoundError(
-                f"{folder}: no {CONFIG_NAME} in it, so it is not a bundle{_repair(folder)}"
+                f"{folder}: no {CONFIG_NAME} in it, so it is not a bundle{_repair(folder, origin)}"
             )
         try:
-            return cls._load(folder)
+            return cls._load(folder, variant, names, origin)
         except ModelFormatError as error:
-            repair = "" if _UPGRADE in str(error) else _repair(folder)
-            raise ModelFormatError(f"bundle {folder}: {error}{repair}") from error
+            repair = "" if UPGRADE in str(error) else _repair(folder, origin)
+            raise ModelFormatError(f"bundle {origin or folder}: {error}{repair}") from error
 
     @classmethod
-    def _load(cls, folder: Path) -> ModelBundle:
-        config_bytes = _read(folder / CONFIG_NAME, CONFIG_NAME)
-        config = _parse(config_bytes, CONFIG_NAME)
-        model_type = config.get("model_type")
-        if model_type != "piaa":
-            raise ModelFormatError(
-                f'{CONFIG_NAME}: model_type is {model_type!r:.80}, must be "piaa": another kind of model?'
-            )
-        _check_format_version(config, CONFIG_NAME)
-        checksums = _check_files(folder, config)
-        for name in (PREPROCESSOR_NAME, BACKBONE_NAME):
-            if name not in checksums:
-                raise ModelFormatError(f"{CONFIG_NAME}: files does not list {name}, which every bundle needs")
+    def _load(
+        cls, folder: Path, variant: str | None, names: Collection[str] | None, origin: str | None
+    ) -> ModelBundle:
+        manifest = Manifest.parse(_read(folder / CONFIG_NAME, CONFIG_NAME))
+        backbone_name = manifest.backbone_name(variant)
+        checked = frozenset(manifest.files if names is None else names)
+        _check_files(folder, manifest, {*checked, PREPROCESSOR_NAME, backbone_name})
         preprocessor = _read(folder / PREPROCESSOR_NAME, PREPROCESSOR_NAME)
-        preprocessing = Preprocessing.from_json(_parse(preprocessor, PREPROCESSOR_NAME))
+        preprocessing = Preprocessing.from_json(parse_object(preprocessor, PREPROCESSOR_NAME))
+        config = manifest.config
         return cls(
             folder=folder,
-            bundle_id=_text(config, "bundle_id"),
-            bundle_revision=_bundle_revision(checksums, config_bytes),
-            embedding_id=_embedding_id(checksums[BACKBONE_NAME], preprocessing),
-            embedding_dim=_integer(config, "embedding_dim", 1, MAX_EMBEDDING_DIM, CONFIG_NAME),
+            bundle_id=text_of(config, "bundle_id"),
+            bundle_revision=manifest.bundle_revision,
+            embedding_id=_embedding_id(manifest, backbone_name, preprocessing),
+            embedding_dim=integer_of(config, "embedding_dim", 1, MAX_EMBEDDING_DIM, CONFIG_NAME),
             rating_scale=_rating_scale(config),
             preprocessing=preprocessing,
-            license=_text(config, "license"),
-            checksums=checksums,
+            license=manifest.license,
+            checksums={name: entry.sha256 for name, entry in manifest.files.items()},
             config=config,
+            backbone_name=backbone_name,
+            checked=checked | {PREPROCESSOR_NAME, backbone_name},
+            origin=origin,
         )
 
     def path(self, name: str) -> Path:
@@ -200,17 +240,28 @@ class ModelBundle:
 
         Raises:
             ModelFormatError: ``config.json`` does not list it.
+            ModelNotFoundError: It was left out when the bundle was fetched.
         """
         if name not in self.checksums:
             raise ModelFormatError(
-                f"bundle {self.folder}: {CONFIG_NAME} lists no file {name}{_repair(self.folder)}"
+                f"bundle {self.name}: {CONFIG_NAME} lists no file {name}{_repair(self.folder, self.origin)}"
+            )
+        if name not in self.checked:
+            raise ModelNotFoundError(
+                f"bundle {self.name}: {name} was not fetched, because scoring does not need it"
+                + (f". Fetch all files with: piaa model download {self.origin} --all" if self.origin else "")
             )
         return self.folder / name
 
     @property
+    def name(self) -> str:
+        """What to call it with ``model=`` or ``--model``: ``org/name@commit``, or its folder."""
+        return self.origin or str(self.folder)
+
+    @property
     def backbone_path(self) -> Path:
         """The graph that turns pixels into an embedding."""
-        return self.path(BACKBONE_NAME)
+        return self.path(self.backbone_name)
 
     @property
     def prior_path(self) -> Path:
@@ -223,7 +274,7 @@ def write_config(folder: Path, config: Mapping[str, object]) -> None:
 
     Args:
         folder: A bundle folder whose other files are final. Files and folders whose names begin with a dot
-            are no part of the bundle.
+            are no part of the bundle, and neither are people's heads in ``heads/``.
         config: What to write; ``files`` is filled in.
 
     Raises:
@@ -233,7 +284,8 @@ def write_config(folder: Path, config: Mapping[str, object]) -> None:
         files = {}
         for path in sorted(folder.rglob("*")):
             name = path.relative_to(folder).as_posix()
-            if name == CONFIG_NAME or name.startswith(".") or "/." in name or not path.is_file():
+            is_ours = not name.startswith((".", f"{HEADS_FOLDER}/")) and "/." not in name
+            if name == CONFIG_NAME or not is_ours or not path.is_file():
                 continue
             files[name] = {"sha256": _sha256(path), "size": path.stat().st_size}
         text = json.dumps({**config, "files": files}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -242,64 +294,40 @@ def write_config(folder: Path, config: Mapping[str, object]) -> None:
         raise OutputError(f"{folder / CONFIG_NAME}: cannot be written: {error.strerror or error}") from error
 
 
-def _bundle_revision(checksums: Mapping[str, str], config_bytes: bytes) -> str:
-    every = {**checksums, CONFIG_NAME: hashlib.sha256(config_bytes).hexdigest()}
-    lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(every.items()))
-    return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def _embedding_id(backbone_sha256: str, preprocessing: Preprocessing) -> str:
+def _embedding_id(manifest: Manifest, backbone_name: str, preprocessing: Preprocessing) -> str:
     # What counts is the rule that this version decodes with, not the one the bundle was trained with.
     rules = {**preprocessing.to_json(), "decoding_rule": DECODING_RULE}
     canonical = json.dumps(rules, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256((backbone_sha256 + canonical).encode()).hexdigest()
+    parts = (backbone_name, f"{backbone_name}_data", f"{backbone_name}.data")  # weights may lie beside
+    checksums = "".join(manifest.files[name].sha256 for name in parts if name in manifest.files)
+    return hashlib.sha256((checksums + canonical).encode()).hexdigest()
 
 
-def _check_files(folder: Path, config: Mapping[str, object]) -> dict[str, str]:
-    """Check every listed file; return hex SHA-256 by name."""
-    files = config.get("files")
-    if not isinstance(files, dict):
-        raise ModelFormatError(f"{CONFIG_NAME}: files is {files!r:.80}, must map names to sha256 and size")
-    checksums: dict[str, str] = {}
-    for name, entry in files.items():
-        _check_name(name)
-        size, expected = (entry.get("size"), entry.get("sha256")) if isinstance(entry, dict) else (None, None)
-        if not isinstance(size, int) or not isinstance(expected, str) or not _is_sha256(expected):
-            raise ModelFormatError(
-                f"{CONFIG_NAME}: files[{name!r}] is {entry!r:.120}, must hold sha256 and size"
-            )
-        _check_file(folder / name, name, size, expected)
-        checksums[name] = expected
-    return checksums
+def _check_files(folder: Path, manifest: Manifest, names: Collection[str]) -> None:
+    for name in sorted(names):
+        if name not in manifest.files:
+            raise ModelFormatError(f"{CONFIG_NAME}: files does not list {name}")
+        _check_file(folder / name, name, manifest.files[name])
 
 
-def _check_name(name: str) -> None:
-    """Refuse names that could lead out of the folder on any platform."""
-    parts = PurePosixPath(name).parts
-    is_plain = bool(parts) and "/".join(parts) == name and not name.startswith("/") and ".." not in parts
-    if not is_plain or not name.isprintable() or set(name) & set('\\:*?"<>|') or name == CONFIG_NAME:
-        raise ModelFormatError(
-            f"{CONFIG_NAME}: files lists {name!r:.200}, which is not a plain name inside the folder"
-        )
-
-
-def _check_file(path: Path, name: str, size: int, expected: str) -> None:
+def _check_file(path: Path, name: str, expected: ListedFile) -> None:
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait forever
             raise ModelFormatError(f"{name} is not a regular file")
-        if found.st_size != size:
+        if found.st_size != expected.size:
             raise ModelFormatError(
-                f"{name} is damaged: it has {found.st_size} bytes, {CONFIG_NAME} says {size}"
+                f"{name} is damaged: it has {found.st_size} bytes, {CONFIG_NAME} says {expected.size}"
             )
         digest = _sha256(path)
     except FileNotFoundError as error:
         raise ModelFormatError(f"{name} is missing; {CONFIG_NAME} lists it") from error
     except OSError as error:
         raise ModelFormatError(f"{name} cannot be read: {error.strerror or error}") from error
-    if digest != expected:
+    if digest != expected.sha256:
         raise ModelFormatError(
-            f"{name} is damaged: its SHA-256 begins with {digest[:12]}, {CONFIG_NAME} says {expected[:12]}"
+            f"{name} is damaged: its SHA-256 begins with {digest[:12]}, {CONFIG_NAME} says "
+            f"{expected.sha256[:12]}"
         )
 
 
@@ -308,52 +336,11 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _is_sha256(text: str) -> bool:
-    return len(text) == 64 and set(text) <= _HEX_DIGITS
-
-
 def _read(path: Path, name: str) -> bytes:
     try:
-        return read_regular_file(path, _MAX_JSON_BYTES)
+        return read_regular_file(path, MAX_JSON_BYTES)
     except OSError as error:
         raise ModelFormatError(f"{name} cannot be read: {error.strerror or error}") from error
-
-
-def _parse(data: bytes, name: str) -> dict[str, object]:
-    try:
-        parsed = json.loads(data)
-    except (ValueError, RecursionError) as error:  # bad UTF-8 and bad JSON are both ValueError
-        raise ModelFormatError(f"{name} is not JSON: {error}") from error
-    if not isinstance(parsed, dict):
-        raise ModelFormatError(f"{name} holds {type(parsed).__name__}, must hold a JSON object")
-    return parsed
-
-
-def _check_format_version(data: Mapping[str, object], name: str) -> None:
-    version = data.get("format_version")
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise ModelFormatError(f"{name}: format_version is {version!r:.80}, must be a whole number from 1")
-    if version > FORMAT_VERSION:
-        needed = data.get("min_sdk")
-        wanted = f"piaa-sdk {needed} or later" if isinstance(needed, str) else "a newer piaa-sdk"
-        raise ModelFormatError(
-            f"{name}: format_version is {version}; this piaa-sdk {__version__} reads up to "
-            f"{FORMAT_VERSION}, it needs {wanted}. Upgrade with: {_UPGRADE}"
-        )
-
-
-def _integer(data: Mapping[str, object], key: str, low: int, high: int, name: str) -> int:
-    value = data.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise ModelFormatError(f"{name}: {key} is {value!r:.80}, must be a whole number from {low} to {high}")
-    return value
-
-
-def _text(config: Mapping[str, object], key: str) -> str:
-    value = config.get(key)
-    if not isinstance(value, str) or not value or not value.isprintable():
-        raise ModelFormatError(f"{CONFIG_NAME}: {key} is {value!r:.80}, must be a text of one line")
-    return value
 
 
 def _choice(data: Mapping[str, object], key: str, allowed: tuple[str, ...]) -> str:
@@ -361,7 +348,7 @@ def _choice(data: Mapping[str, object], key: str, allowed: tuple[str, ...]) -> s
     if not isinstance(value, str) or value not in allowed:
         raise ModelFormatError(
             f"{PREPROCESSOR_NAME}: {key} is {value!r:.80}, this version knows {', '.join(allowed)}. "
-            f"A newer one may know it: {_UPGRADE}"
+            f"A newer one may know it: {UPGRADE}"
         )
     return value
 
@@ -389,7 +376,9 @@ def _rating_scale(config: Mapping[str, object]) -> RatingScale:
     )
 
 
-def _repair(folder: Path) -> str:
+def _repair(folder: Path, origin: str | None = None) -> str:
+    if origin is not None:
+        return f". Fetch it again with: piaa model download {origin} --force"
     if folder.resolve() == EMBEDDED_FOLDER.resolve():
         return ". Reinstall the package with: pip install --force-reinstall --no-deps piaa-sdk"
     return ". Download or make the bundle again" if (folder / CONFIG_NAME).exists() else ""

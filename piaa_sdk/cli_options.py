@@ -99,10 +99,18 @@ DemoFolder = Annotated[
     Path | None,
     typer.Option("--folder", metavar="DIR", help="Copy the photos and ratings here, to try commands on."),
 ]
+ExportFile = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[FILE]",
+        help="File to write: .onnx for a graph that other programs run, anything else for piaa users import.",
+    ),
+]
 Person = Annotated[str, typer.Argument(metavar="NAME", help="Whose.", autocompletion=complete_user)]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 ProfileOutput = Annotated[
-    Path, typer.Option("--output", "-o", metavar="FILE", help="File to write, or folder to write it to.")
+    Path | None,
+    typer.Option("--output", "-o", metavar="FILE", help="File to write, or folder to write it to."),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Write over a file that is there.")]
 ProfileFile = Annotated[Path, typer.Argument(metavar="FILE", help="A file that piaa users export wrote.")]

@@ -10,6 +10,7 @@ import typer
 
 from piaa_sdk.cli_options import (
     Device,
+    ExportFile,
     Force,
     Model,
     ModelFolder,
@@ -89,18 +90,33 @@ def delete_user(name: Person, yes: Yes = False) -> None:
     _say(f"forgot {shown}{shots}")
 
 
-@users.command("export", epilog="Example: piaa users export mira")
-def export_user(name: Person, output: ProfileOutput = Path(), force: Force = False) -> None:
-    """Write one person's taste to a file that another computer can import.
+@users.command("export", epilog="Example: piaa users export mira mira.onnx")
+def export_user(
+    name: Person,
+    file: ExportFile = None,
+    output: ProfileOutput = None,
+    model: Model = None,
+    force: Force = False,
+) -> None:
+    """Write one person's taste to a file: for another computer, or as a graph for other programs.
 
-    The file holds the ratings and the names of the photos, not the photos and not their folders.
+    NAME.piaa, which another computer can import, holds the ratings and the names of the photos, not the
+    photos and not their folders. NAME.onnx scores photos without piaa; it holds none of these.
     """
     from piaa_sdk.images import printable
     from piaa_sdk.profiles import ProfileStore
 
-    path = ProfileStore().export_file(name, output, replace=force)
-    file = shlex.quote(printable(path.name))
-    _say(f"wrote {printable(str(path))}; on the other computer: piaa users import {file}")
+    if file is not None and output is not None:
+        raise typer.BadParameter("name the file once", param_hint="--output")
+    target = file or output or Path()
+    if target.suffix.lower() == ".onnx" and not target.is_dir():
+        _export_graph(name, target, model, force)
+        return
+    if model is not None:
+        raise typer.BadParameter("only a file that ends in .onnx holds a model", param_hint="--model")
+    path = ProfileStore().export_file(name, target, replace=force)
+    shown = shlex.quote(printable(path.name))
+    _say(f"wrote {printable(str(path))}; on the other computer: piaa users import {shown}")
 
 
 @users.command("import", epilog="Example: piaa users import mira.piaa")
@@ -189,6 +205,18 @@ def clear_cache() -> None:
     from piaa_sdk.embedding_cache import clear, default_path
 
     _say(f"freed {size(clear(default_path()))}")
+
+
+def _export_graph(name: str, target: Path, model: str | None, force: bool) -> None:
+    from piaa_sdk.graphs import check_onnx
+    from piaa_sdk.images import printable
+    from piaa_sdk.scorer import Scorer
+
+    check_onnx()
+    scorer = Scorer.from_pretrained(model, user=name, cache=False)
+    path = scorer.export_onnx(target, replace=force)
+    side, shown = scorer.bundle.preprocessing.size, f"{printable(str(path))}, {size(path.stat().st_size)}"
+    _say(f"wrote {shown}: photos of {side} x {side} pixels in, scores out")
 
 
 def _facts_of_profile(profile: UserProfile, backups: Sequence[Path]) -> Iterator[tuple[str, str]]:

@@ -16,6 +16,7 @@
     │   ├── ProfileFormatError (ValueError)          damaged, foreign or newer profile
     │   └── ProfileMismatchError                     made for another bundle or revision
     ├── OutputError (OSError)                        a result could not be written
+    ├── HubError                                     the Hub refused, failed or was cut off
     ├── DeviceError                                  asked-for device not available
     └── MissingDependencyError (ImportError)         ends with the pip command
 
@@ -29,6 +30,8 @@ from __future__ import annotations
 _PACKAGES = {
     "cuda": '"onnxruntime-gpu[cuda,cudnn]"',
     "demo": "scikit-image scikit-learn",
+    "finetune": "torch torchvision timm onnx onnxscript",
+    "onnx": "onnx",
     "parquet": "pyarrow",
     "photos": "pillow-heif rawpy",
     "train": '-e ".[train]"',
@@ -111,6 +114,10 @@ class ProfileMismatchError(ProfileError):
 
 class OutputError(PiaaError, OSError):
     """A result could not be written."""
+
+
+class HubError(PiaaError):
+    """The Hugging Face Hub refused what was asked of it, failed, or was cut off on the way."""
 
 
 class DeviceError(PiaaError):

@@ -12,7 +12,7 @@ over embeddings (a straight part and a curved part) and e rating noise. Everythi
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
@@ -68,14 +68,16 @@ class AdaptationGrid:
 class Prior:
     """What many people's ratings taught, before a person has rated anything.
 
+    The generic head is a sum of kernels at its centres and a straight line, either of which may be empty.
+
     Attributes:
         curved_metric: (D,) weights of the embedding's axes in the curved kernel; in this metric the mean
             squared length of the training pictures is 1.
         generic_metric: (D,) the same for the generic head.
         linear_scale: Factor that gives the straight kernel a mean of 1 over the training pictures.
         length_scale: Squared length scale of the curved kernel, in its metric.
-        centers: (J, D) float16, in the generic metric; cluster centres, no picture's own vector.
-        center_weights: (J,) weights of the generic head.
+        centers: (J, D) float16, in the generic metric; cluster centres, no picture's own vector. J may be 0.
+        center_weights: (J,) weights of the generic head's kernels.
         center_offset: Its constant.
         arc_bias: Bias of its arc-cosine kernel.
         generic_mean: Mean generic score of the training pictures, [0, 1].
@@ -87,6 +89,9 @@ class Prior:
         variance_scale: Typical variance of f, [0, 1] units squared.
         variance_degrees: How many ratings that typical variance is worth.
         std_factor: Calibration of the standard deviation on validation people.
+        linear_weights: (D,) weights of the generic head's straight line; zeros if left away.
+        is_squashed: Whether the generic head's sum is the logit of the score on [0, 1]. If not, it is the
+            standardized score itself.
     """
 
     curved_metric: FloatArray
@@ -106,14 +111,19 @@ class Prior:
     variance_scale: float
     variance_degrees: float
     std_factor: float
+    linear_weights: FloatArray = field(default_factory=lambda: np.zeros(0))
+    is_squashed: bool = False
 
     def __post_init__(self) -> None:
+        if self.linear_weights.shape == (0,):
+            object.__setattr__(self, "linear_weights", np.zeros(self.generic_metric.shape))
         fits = self.centers.shape == self.center_weights.shape + self.generic_metric.shape
-        if not fits or self.centers.ndim != 2 or self.curved_metric.shape != self.generic_metric.shape:
+        rows = {self.curved_metric.shape, self.generic_metric.shape, self.linear_weights.shape}
+        if not fits or self.centers.ndim != 2 or len(rows) > 1:
             raise ModelFormatError(
-                f"metrics {self.curved_metric.shape} and {self.generic_metric.shape}, centers "
-                f"{self.centers.shape} and center_weights {self.center_weights.shape} of the prior do not "
-                "fit together"
+                f"metrics {self.curved_metric.shape} and {self.generic_metric.shape}, linear_weights "
+                f"{self.linear_weights.shape}, centers {self.centers.shape} and center_weights "
+                f"{self.center_weights.shape} of the prior do not fit together"
             )
         for name, tensor in self.to_tensors().items():
             if not np.isfinite(tensor).all():
@@ -144,6 +154,8 @@ class Prior:
     def from_tensors(cls, tensors: Mapping[str, npt.NDArray[Any]]) -> Prior:
         """Make the prior from its tensors by name; other names are ignored.
 
+        A generic head without a straight line, or not squashed, needs no tensors that say so.
+
         Raises:
             ModelFormatError: A tensor is missing, not finite or of another shape.
         """
@@ -156,6 +168,7 @@ class Prior:
             )
             values: dict[str, Any] = {name: tensors[name] for name in _ARRAYS}
             numbers: dict[str, Any] = {name: tensors[name] for name in _NUMBERS}
+            numbers["is_squashed"] = tensors.get("is_squashed", np.zeros(()))
         except KeyError as error:
             raise ModelFormatError(f"the prior lacks the tensor {error}; fetch the bundle again") from error
         for name, tensor in numbers.items():
@@ -165,12 +178,22 @@ class Prior:
                     "fetch the bundle again"
                 )
             values[name] = float(tensor.item())
+        if values["is_squashed"] not in (0, 1):
+            raise ModelFormatError(f"is_squashed of the prior is {values['is_squashed']:g}, must be 0 or 1")
+        values["is_squashed"] = bool(values["is_squashed"])
+        if "linear_weights" in tensors:
+            values["linear_weights"] = tensors["linear_weights"]
         return cls(grid=grid, **values)
 
     def to_tensors(self) -> dict[str, npt.NDArray[Any]]:
         """Return the tensors that :meth:`from_tensors` reads."""
         tensors = {name: np.asarray(getattr(self, name)) for name in _ARRAYS}
         tensors |= {name: np.array(getattr(self, name), dtype=np.float64) for name in _NUMBERS}
+        # Left away where they say nothing, so that the files of such heads stay as they were.
+        if self.linear_weights.any():
+            tensors["linear_weights"] = np.asarray(self.linear_weights)
+        if self.is_squashed:
+            tensors["is_squashed"] = np.array(1, dtype=np.float64)
         return tensors | {
             f"grid.{part.name}": getattr(self.grid, part.name) for part in fields(AdaptationGrid)
         }
@@ -184,13 +207,26 @@ class Prior:
         Returns:
             (N,), [0, 1] units of the bundle's scale, not clipped.
         """
-        return self.generic_mean + self.generic_std * self.standardized(embeddings)
+        raw = self.raw(embeddings)
+        return _sigmoid(raw) if self.is_squashed else self.generic_mean + self.generic_std * raw
 
     def standardized(self, embeddings: FloatArray) -> Float64Array:
         """Compute p, the generic score with mean 0 and standard deviation 1 over the training pictures.
 
-        The head is a hidden layer of infinitely many ReLU units, which is the arc-cosine kernel of order 1
-        (Cho and Saul 2009), read at the centres.
+        Args:
+            embeddings: (N, D).
+
+        Returns:
+            (N,).
+        """
+        raw = self.raw(embeddings)
+        return (_sigmoid(raw) - self.generic_mean) / self.generic_std if self.is_squashed else raw
+
+    def raw(self, embeddings: FloatArray) -> Float64Array:
+        """Compute the sum of the generic head: p, or the logit of the score if it is squashed.
+
+        The kernels are a hidden layer of infinitely many ReLU units, which is the arc-cosine kernel of
+        order 1 (Cho and Saul 2009), read at the centres.
 
         Args:
             embeddings: (N, D).
@@ -199,12 +235,12 @@ class Prior:
             (N,).
         """
         metric, centers, weights = map(_wide, (self.generic_metric, self.centers, self.center_weights))
-        scores = np.zeros(len(embeddings))
+        line = _wide(self.linear_weights)
+        sums = np.zeros(len(embeddings))
         for rows, block in _blocks(embeddings):
-            scores[rows] = (arc_cosine_kernel(block * metric, centers, self.arc_bias) @ weights)[
-                : len(scores[rows])
-            ]
-        return scores + self.center_offset
+            kernels = arc_cosine_kernel(block * metric, centers, self.arc_bias)
+            sums[rows] = (kernels @ weights + block @ line)[: len(sums[rows])]
+        return sums + self.center_offset
 
     def kernels(self, first: FloatArray, second: FloatArray) -> tuple[Float64Array, Float64Array]:
         """Compare pictures.
@@ -225,7 +261,8 @@ class Prior:
 
 _ARRAYS = ("curved_metric", "generic_metric", "centers", "center_weights")
 _FORMER_METRIC = "metric"
-_NUMBERS = tuple(part.name for part in fields(Prior) if part.name not in {*_ARRAYS, "grid"})
+_OPTIONAL = ("linear_weights", "is_squashed")
+_NUMBERS = tuple(part.name for part in fields(Prior) if part.name not in {*_ARRAYS, *_OPTIONAL, "grid"})
 _POSITIVE = (
     "linear_scale",
     "generic_std",
@@ -332,10 +369,16 @@ class PersonalHead:
         blends: dict[tuple[float, float], tuple[Float64Array, Float64Array]] = {}
         for component, weights, variance in zip(self.components, self.weights, self.variances, strict=True):
             share, slope, slope_variance, noise_ratio, weight = component
-            values, vectors = self._spectrum(share, slope_variance)
+            values, vectors = self.spectrum_of(share, slope_variance)
             if (share, slope_variance) not in blends:  # components differ in noise more than in these
                 cross = _blend(
-                    straight, curved, share, slope_variance, prior.offset_variance, generic, self._generic
+                    straight,
+                    curved,
+                    share,
+                    slope_variance,
+                    prior.offset_variance,
+                    generic,
+                    self.known_generic,
                 )
                 blends[share, slope_variance] = cross, (cross @ vectors) ** 2
             cross, projected = blends[share, slope_variance]
@@ -350,19 +393,20 @@ class PersonalHead:
         return mean, share_of @ np.array(latents) + spread, noise
 
     @cached_property
-    def _generic(self) -> Float64Array:
+    def known_generic(self) -> Float64Array:
+        """Standardized generic scores of the rated pictures, (K,)."""
         return self.prior.standardized(self.embeddings)
 
     @cached_property
     def _spectra(self) -> dict[tuple[float, float], tuple[Float64Array, Float64Array]]:
         return {}
 
-    def _spectrum(self, share: float, slope_variance: float) -> tuple[Float64Array, Float64Array]:
+    def spectrum_of(self, share: float, slope_variance: float) -> tuple[Float64Array, Float64Array]:
         """Decompose the covariance of the rated pictures once for all noises: values (K,), vectors (K, K)."""
         key = (float(share), float(slope_variance))
         if key not in self._spectra:
             straight, curved = self.prior.kernels(self.embeddings, self.embeddings)
-            generic, offset = self._generic, self.prior.offset_variance
+            generic, offset = self.known_generic, self.prior.offset_variance
             self._spectra[key] = spectrum(
                 _blend(straight, curved, share, slope_variance, offset, generic, generic)
             )
@@ -442,6 +486,10 @@ def arc_cosine_kernel(first: Float64Array, second: Float64Array, bias: float) ->
     angle = np.arccos(cosine)
     product: Float64Array = lengths * (np.sin(angle) + (np.pi - angle) * cosine) / np.pi
     return product
+
+
+def _sigmoid(logits: Float64Array) -> Float64Array:
+    return 0.5 + 0.5 * np.tanh(0.5 * logits)
 
 
 def _squared_lengths(vectors: Float64Array) -> Float64Array:

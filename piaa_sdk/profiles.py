@@ -81,6 +81,8 @@ __all__ = [
     "merge_ratings",
     "other_ratings",
     "portable_name",
+    "target_of_export",
+    "write_export",
 ]
 
 PORTABLE_SUFFIX = ".piaa"
@@ -170,15 +172,63 @@ def other_ratings(profile: UserProfile) -> ProfileExistsError:
     )
 
 
-def portable_name(user: str) -> str:
-    """Return a file name for a person's portable profile that is safe on every system.
+def portable_name(user: str, suffix: str = PORTABLE_SUFFIX) -> str:
+    """Return a file name for what is written of a person that is safe on every system.
+
+    Args:
+        user: Whose.
+        suffix: How it ends; by default as a portable profile.
 
     Raises:
         ProfileError: The name cannot be one.
     """
     name = clean_name(user)
     slug = _slug(name)
-    return (_folder_name(name) if slug in {"", *_WINDOWS_DEVICES} else slug) + PORTABLE_SUFFIX
+    return (_folder_name(name) if slug in {"", *_WINDOWS_DEVICES} else slug) + suffix
+
+
+def target_of_export(path: PathInput, name: str, *, replace: bool) -> Path:
+    """Find the file that an export goes to, and refuse what must not be written over.
+
+    Args:
+        path: The file, or a folder.
+        name: What the file is called in a folder.
+        replace: Write over a file that is there.
+
+    Raises:
+        OutputError: The file is there already, or its name is one for a photo.
+    """
+    target = Path(path)
+    with _export_failures(target):
+        target = target / name if target.is_dir() else target
+        refuse_photo_name(target)
+        if target.exists() and not replace:
+            raise OutputError(
+                f"{printable(str(target))}: is there already; choose another name, "
+                "or write over it with --force"
+            )
+    return target
+
+
+def write_export(target: Path, data: bytes) -> None:
+    """Write an exported file, whole or not at all.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    with _export_failures(target):
+        write_atomically(target, data)
+
+
+@contextlib.contextmanager
+def _export_failures(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OutputError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{printable(str(target))}: cannot be written: {reason}") from error
 
 
 class ProfileStore:
@@ -288,24 +338,11 @@ class ProfileStore:
             OutputError: The file is there already, its name is one for a photo, or it cannot be written.
         """
         profile = self.load(user)
-        target = Path(path)
         names = tuple(re.split(r"[/\\]", name)[-1] for name in profile.support.images)
         support = dataclasses.replace(profile.support, images=names)
         data = zip_members(*encode(dataclasses.replace(profile, support=support)))
-        try:
-            target = target / portable_name(user) if target.is_dir() else target
-            refuse_photo_name(target)
-            if target.exists() and not replace:
-                raise OutputError(
-                    f"{printable(str(target))}: is there already; choose another name, "
-                    "or write over it with --force"
-                )
-            write_atomically(target, data)
-        except (OSError, ValueError) as error:
-            if isinstance(error, OutputError):
-                raise
-            reason = getattr(error, "strerror", None) or error
-            raise OutputError(f"{printable(str(target))}: cannot be written: {reason}") from error
+        target = target_of_export(path, portable_name(user), replace=replace)
+        write_export(target, data)
         return target
 
     def import_file(self, path: PathInput, *, user: str | None = None, replace: bool = False) -> UserProfile:

@@ -37,6 +37,9 @@ from piaa_sdk.profiles import (
     check_scale,
     merge_ratings,
     other_ratings,
+    portable_name,
+    target_of_export,
+    write_export,
 )
 from piaa_sdk.rating_scale import RatingScale
 from piaa_sdk.ratings import choose_scale, collect_ratings
@@ -320,6 +323,38 @@ class Scorer:
                 ]
             )
         return self._learned(profile.user, profile.scale, profile.support.images, profile.ratings, embeddings)
+
+    def export_onnx(self, path: PathInput, *, replace: bool = False) -> Path:
+        """Write this scorer as one ONNX graph that any program with onnxruntime can run.
+
+        It takes ``pixels`` (N, S, S, 3) uint8 RGB and gives ``score`` (N,) and, for a person, ``std`` (N,),
+        rating units; its metadata properties say how a photo becomes pixels. It holds no ratings, no names
+        and no photos, but numbers that were computed from the rated photos and ratings.
+
+        Args:
+            path: The file, or a folder that gets ``NAME.onnx``.
+            replace: Write over a file that is there.
+
+        Returns:
+            The file.
+
+        Raises:
+            MissingDependencyError: The package onnx is missing.
+            ModelFormatError: The model does not fit in one graph.
+            OutputError: The file is there already, its name is one for a photo, or it cannot be written.
+        """
+        from piaa_sdk.graphs import check_onnx, encoded, scoring_graph
+
+        check_onnx()
+        whose = "generic" if self._person is None else "personal"
+        name = f"{whose}.onnx" if self.user is None else portable_name(self.user, ".onnx")
+        target = target_of_export(path, name, replace=replace)
+        if self._person is None:
+            graph = scoring_graph(self.bundle, self._engine.prior, self.scale, kind="generic")
+        else:
+            graph = scoring_graph(self.bundle, self._person.head, self.scale, kind=KIND)
+        write_export(target, encoded(graph))
+        return target
 
     def _learned(
         self,

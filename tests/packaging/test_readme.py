@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import typer
 
+from piaa_sdk import Scorer
 from piaa_sdk.bundle import EMBEDDED_FOLDER
 from piaa_sdk.cli import app
 
@@ -73,10 +74,29 @@ def test_readme_python_runs(
         shutil.copyfile(picture, tmp_path / name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PIAA_HOME", str(tmp_path / "home"))
-    (code,) = blocks("python")
+    code = next(block for block in blocks("python") if "scorer.personalize(" in block)
 
     exec(compile(code, "README.md", "exec"), names := {"__name__": "readme"})
 
     assert len(names["personal"]) == len(names["std"]) == len(pictures)
     printed = capsys.readouterr().out.splitlines()
     assert [line.split()[-1] for line in printed[-len(pictures) :]] == ["None"] * len(pictures)
+
+
+def test_readme_graph_runs_without_this_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is pasted to run an exported graph gives the score that this package gives."""
+    pytest.importorskip("onnx")
+    pictures = sorted((EMBEDDED_FOLDER / "golden").glob("*.jpg"))
+    ratings = {str(picture): 1 + number % 5 for number, picture in enumerate(pictures)}
+    scorer = Scorer.from_pretrained(cache=False).personalize(ratings)
+    scorer.export_onnx(tmp_path / "mira.onnx")
+    shutil.copyfile(pictures[0], tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    (code,) = [block for block in blocks("python") if "InferenceSession" in block]
+    assert "piaa" not in code
+
+    exec(compile(code, "README.md", "exec"), names := {"__name__": "readme"})
+
+    [expected] = scorer.score([pictures[0]])
+    assert names["score"][0] == pytest.approx(expected.personal, abs=1e-4)
+    assert names["std"][0] == pytest.approx(expected.std, abs=1e-4)

@@ -50,15 +50,30 @@ def one_blend(
     return AdaptationGrid(np.array([share]), np.array([[slope, slope_variance]]), np.array([noise]))
 
 
+def squashed_line(build_prior: MakePrior, **changes: object) -> Prior:
+    """The generic head of a network of one hidden layer: no centres, a straight line, squashed."""
+    values: dict[str, object] = {
+        "centers": np.zeros((0, 16), dtype=np.float16),
+        "center_weights": np.zeros(0, dtype=np.float32),
+        "linear_weights": np.linspace(-0.3, 0.4, 16, dtype=np.float32),
+        "is_squashed": True,
+    }
+    return build_prior(**values | changes)
+
+
 def brute_generic(prior: Prior, embedding: Float64Array) -> float:
-    """Sum over the centres of the arc-cosine kernel, one picture and one centre at a time."""
-    total = prior.center_offset
+    """Sum over the axes and the centres, one picture and one number at a time; squashed if it must be."""
+    total = prior.center_offset + sum(
+        float(weight) * float(value) for weight, value in zip(prior.linear_weights, embedding, strict=True)
+    )
     for center, weight in zip(prior.centers, prior.center_weights, strict=True):
         x = np.append(prior.generic_metric.astype(np.float64) * embedding, math.sqrt(prior.arc_bias))
         c = np.append(center.astype(np.float64), math.sqrt(prior.arc_bias))
         lengths = math.sqrt((x @ x) * (c @ c))
         angle = math.acos(min(1.0, max(-1.0, (x @ c) / lengths)))
         total += float(weight) * lengths / math.pi * (math.sin(angle) + (math.pi - angle) * math.cos(angle))
+    if prior.is_squashed:
+        return (1 / (1 + math.exp(-total)) - prior.generic_mean) / prior.generic_std
     return total
 
 
@@ -126,6 +141,23 @@ def test_predict_is_its_float64_twin(build_prior: MakePrior, shots: int, seed: i
         np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
+@pytest.mark.parametrize("is_squashed", [False, True])
+@pytest.mark.parametrize("has_centers", [False, True])
+def test_predict_is_its_float64_twin_on_every_generic_head(
+    build_prior: MakePrior, is_squashed: bool, has_centers: bool
+) -> None:
+    """The person is learned on top of the standardized generic score, however that is computed."""
+    kept = {} if not has_centers else {"centers": build_prior().centers, "center_weights": np.ones(7) / 7}
+    prior = squashed_line(build_prior, is_squashed=is_squashed, **kept)
+    support, new = rated(10), pictures(9)
+    scores = prior.generic_mean + prior.generic_std * np.array([brute_generic(prior, x) for x in new])
+    np.testing.assert_allclose(prior.generic(new), scores, rtol=1e-12)
+    for found, expected in zip(
+        adapt(prior, support).predict(new), brute_predict(prior, support, new), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
 def test_ruled_out_combinations_are_dropped(build_prior: MakePrior) -> None:
     """A cut that drops nothing would leave the twin above blind to it."""
     prior = build_prior()
@@ -161,6 +193,54 @@ def test_generic_score_by_hand(build_prior: MakePrior) -> None:
     np.testing.assert_allclose(arc_cosine_kernel(points, prior.centers, 1.0)[:, 0], kernels, rtol=1e-7)
     np.testing.assert_allclose(prior.standardized(points), 2 * kernels - 1, rtol=1e-7)
     np.testing.assert_allclose(prior.generic(points), 0.5 + 0.1 * (2 * kernels - 1), rtol=1e-7)
+
+
+def test_straight_line_by_hand(build_prior: MakePrior) -> None:
+    """Without centres: 1 + (2, -1) . x is 0 at (0, 1), log 3 at ((log 3 - 1) / 2, 0), 3 at (1, 0).
+
+    Squashed, that is a score of 1/2, 3/4 and 1/(1 + e^-3); with mean 0.5 and deviation 0.1 the standardized
+    scores are 0 and 2.5. Not squashed, it is the standardized score itself.
+    """
+    changes = {
+        "dim": 2,
+        "curved_metric": np.ones(2, dtype=np.float32),
+        "generic_metric": np.ones(2, dtype=np.float32),
+        "centers": np.zeros((0, 2), dtype=np.float16),
+        "linear_weights": np.array([2.0, -1.0]),
+        "center_offset": 1.0,
+        "generic_mean": 0.5,
+        "generic_std": 0.1,
+    }
+    points = np.array([[0, 1], [(math.log(3) - 1) / 2, 0], [1, 0]])
+    sums = np.array([0, math.log(3), 3])
+    squashed = squashed_line(build_prior, **changes)
+    np.testing.assert_allclose(squashed.raw(points), sums, atol=1e-12)
+    np.testing.assert_allclose(squashed.generic(points), [0.5, 0.75, 1 / (1 + math.exp(-3))], rtol=1e-12)
+    np.testing.assert_allclose(squashed.standardized(points)[:2], [0, 2.5], atol=1e-12)
+    straight = squashed_line(build_prior, **changes, is_squashed=False)
+    np.testing.assert_allclose(straight.standardized(points), sums, atol=1e-12)
+    np.testing.assert_allclose(straight.generic(points), 0.5 + 0.1 * sums, rtol=1e-12)
+
+
+def test_squashed_score_stays_on_the_scale(build_prior: MakePrior) -> None:
+    """Also far out, and without a warning of an overflow: warnings are errors here."""
+    prior = squashed_line(build_prior, linear_weights=np.full(16, 1e4))
+    scores = prior.generic(np.array([[1.0] * 16, [-1.0] * 16]))
+    np.testing.assert_array_equal(scores, [1.0, 0.0])
+
+
+def test_empty_straight_line_changes_no_bit(build_prior: MakePrior) -> None:
+    """The heads of the first bundles have none, and must score as they did."""
+    prior, new = build_prior(), pictures(70)
+    kernels = arc_cosine_kernel(
+        np.pad(new.astype(np.float64), ((0, 58), (0, 0)))[:64] * prior.generic_metric.astype(np.float64),
+        prior.centers.astype(np.float64),
+        prior.arc_bias,
+    )
+    expected = kernels @ prior.center_weights.astype(np.float64) + prior.center_offset
+    np.testing.assert_array_equal(prior.standardized(new)[:64], expected)
+    zeros = build_prior(linear_weights=np.zeros(16))
+    np.testing.assert_array_equal(zeros.generic(new), prior.generic(new))
 
 
 def test_two_ratings_by_hand(build_prior: MakePrior) -> None:
@@ -262,8 +342,16 @@ def test_score_does_not_depend_on_the_company(build_prior: MakePrior, dim: int, 
             np.testing.assert_array_equal(alone, whole[:, start : start + count])
 
 
-def test_no_pictures_have_no_scores(build_prior: MakePrior) -> None:
-    prior = build_prior()
+def test_squashed_score_does_not_depend_on_the_company(build_prior: MakePrior) -> None:
+    prior, new = squashed_line(build_prior), pictures(100)
+    whole = prior.generic(new)
+    for row in (0, 63, 64, 99):
+        assert prior.generic(new[row : row + 1])[0] == whole[row]
+
+
+@pytest.mark.parametrize("is_squashed", [False, True])
+def test_no_pictures_have_no_scores(build_prior: MakePrior, is_squashed: bool) -> None:
+    prior = build_prior(is_squashed=is_squashed)
     empty = np.empty((0, 16), dtype=np.float32)
     assert [figure.shape for figure in adapt(prior, rated(3)).predict(empty)] == [(0,)] * 3
     assert prior.generic(empty).shape == (0,)
@@ -313,15 +401,28 @@ def test_scores_are_finite_whatever_is_repeated(
     assert (latent >= 0).all()
 
 
-def test_prior_comes_back_from_its_file(build_prior: MakePrior, tmp_path: Path) -> None:
-    prior, path = build_prior(), tmp_path / "prior.safetensors"
-    tensors = prior.to_tensors()
+@pytest.mark.parametrize("is_squashed_line", [False, True])
+def test_prior_comes_back_from_its_file(
+    build_prior: MakePrior, tmp_path: Path, is_squashed_line: bool
+) -> None:
+    prior = squashed_line(build_prior) if is_squashed_line else build_prior()
+    path, tensors = tmp_path / "prior.safetensors", prior.to_tensors()
     path.write_bytes(safetensors.numpy.save(tensors))
     again = Prior.load(path).to_tensors()
     assert sorted(again) == sorted(tensors)
     for name, tensor in tensors.items():
         np.testing.assert_array_equal(again[name], tensor)
     np.testing.assert_array_equal(Prior.load(path).generic(pictures(5)), prior.generic(pictures(5)))
+
+
+def test_tensors_that_say_nothing_are_left_out(build_prior: MakePrior) -> None:
+    """So that the file of a head without a straight line is the one it always was."""
+    prior = build_prior(linear_weights=np.zeros(16), is_squashed=False)
+    assert sorted(prior.to_tensors()) == sorted(PRIOR_TENSORS)
+    assert sorted(squashed_line(build_prior).to_tensors()) == sorted((*PRIOR_TENSORS, *OPTIONAL_TENSORS))
+    again = Prior.from_tensors(prior.to_tensors())
+    np.testing.assert_array_equal(again.linear_weights, np.zeros(16))
+    assert again.is_squashed is False
 
 
 def test_a_prior_of_the_first_kind_has_one_metric_for_both(build_prior: MakePrior) -> None:
@@ -343,6 +444,8 @@ PRIOR_TENSORS = (
     *("generic_mean", "generic_std", "slope_unit", "offset_mean", "offset_variance", "variance_scale"),
     *("variance_degrees", "std_factor", "grid.linear_shares", "grid.slopes", "grid.noises"),
 )
+
+OPTIONAL_TENSORS = ("linear_weights", "is_squashed")
 
 
 def test_list_of_tensors_is_complete(build_prior: MakePrior) -> None:
@@ -369,6 +472,21 @@ def test_prior_names_the_tensor_that_is_not_finite(build_prior: MakePrior, name:
         Prior.from_tensors(tensors)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_straight_line_that_is_not_finite_is_named(build_prior: MakePrior, value: float) -> None:
+    tensors = squashed_line(build_prior).to_tensors()
+    tensors["linear_weights"] = np.array([*np.zeros(15), value])
+    with pytest.raises(ModelFormatError, match="'linear_weights' of the prior holds values that are not"):
+        Prior.from_tensors(tensors)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, 0.5, 2.0])
+def test_squashing_by_halves_is_refused(build_prior: MakePrior, value: float) -> None:
+    tensors = build_prior().to_tensors() | {"is_squashed": np.array(value)}
+    with pytest.raises(ModelFormatError, match=r"is_squashed of the prior is .*, must be 0 or 1"):
+        Prior.from_tensors(tensors)
+
+
 @pytest.mark.parametrize(
     ("name", "tensor"),
     [
@@ -382,6 +500,10 @@ def test_prior_names_the_tensor_that_is_not_finite(build_prior: MakePrior, name:
         ("center_weights", np.ones(6)),
         ("center_weights", np.ones((7, 1))),
         ("center_weights", np.float32(1)),
+        ("linear_weights", np.ones(15)),
+        ("linear_weights", np.ones((16, 1))),
+        ("linear_weights", np.float32(1)),
+        ("is_squashed", np.ones(2)),
         ("linear_scale", np.ones(2)),
         ("std_factor", np.ones(0)),
         ("grid.linear_shares", np.ones((2, 1))),
