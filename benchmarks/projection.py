@@ -14,17 +14,17 @@ from typing import Annotated
 import torch
 import typer
 
+from piaa_sdk.finetune.readouts import LAYER_CHANNELS, READINGS
+from piaa_sdk.finetune.statistics_network import StatisticsNetwork
 from piaa_sdk.rating_scale import RatingScale
 from training import kernel_prior
 from training.backbone_weights import load_backbone_weights
 from training.data.images import collect_statistics
 from training.data.ratings import read_rating_table
 from training.directions import embed, fit_embedding
-from training.embedding_network import StatisticsNetwork
 from training.evaluation import evaluate
 from training.kernel_config import EmbeddingConfig, KernelPriorConfig
 from training.personalizers import KernelPersonalizer
-from training.readouts import LAYER_CHANNELS, READINGS
 
 
 def main(

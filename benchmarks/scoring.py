@@ -114,9 +114,9 @@ def _read_in_full(path: Path) -> torch.Tensor:
 
 
 def _efficientnet_lite0() -> torch.nn.Module:
-    from training.embedding_network import StatisticsNetwork
+    from training.backbone_weights import pretrained_statistics_network
 
-    return StatisticsNetwork.pretrained().backbone
+    return pretrained_statistics_network().backbone
 
 
 def _spread_over(threads: int, work: Callable[..., object], items: Sequence[object]) -> None:

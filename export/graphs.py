@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from piaa_sdk.finetune.statistics_network import EmbeddingNetwork
     from piaa_sdk.head import Prior
     from piaa_sdk.rating_scale import RatingScale
-    from training.embedding_network import EmbeddingNetwork
 
 OPSET = 20
 _IR_VERSION = 10  # of the file format; newer ones are refused by onnxruntime 1.20

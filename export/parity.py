@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from piaa_sdk.array_types import FloatArray, PixelArray
+    from piaa_sdk.finetune.statistics_network import EmbeddingNetwork
     from piaa_sdk.head import Prior
     from piaa_sdk.rating_scale import RatingScale
-    from training.embedding_network import EmbeddingNetwork
 
 MAX_EMBEDDING_DIFFERENCE = 1e-4
 """Of the norm of the embedding."""

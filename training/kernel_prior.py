@@ -19,10 +19,9 @@ import numpy as np
 from scipy.stats import rankdata
 
 from piaa_sdk.head import AdaptationGrid, Prior, arc_cosine_kernel
-from training.backbone_weights import load_backbone_weights
+from training.backbone_weights import load_backbone_weights, pretrained_statistics_network
 from training.data.images import collect_statistics, keep_statistics, settings_digest
 from training.directions import embed, fit_embedding, with_taste_axes
-from training.embedding_network import EmbeddingNetwork, StatisticsNetwork
 from training.views import VIEW_RULE, altered_view, full_pixels, view_rng
 
 if TYPE_CHECKING:
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from piaa_sdk.array_types import FloatArray
+    from piaa_sdk.finetune.statistics_network import EmbeddingNetwork, StatisticsNetwork
     from piaa_sdk.rating_scale import RatingScale
     from training.data.ratings import RatingTable
     from training.kernel_config import AdaptationConfig, GenericConfig, KernelPriorConfig
@@ -77,7 +77,7 @@ def fit(
         cache: Folder that keeps the statistics of pictures and views.
         progress: Called with the pictures done and to do, for each pass over pictures.
     """
-    backbone = StatisticsNetwork.pretrained(config.embedding.readouts)
+    backbone = pretrained_statistics_network(config.embedding.readouts)
     pictures = collect_statistics(
         table.paths(), backbone, config.preprocessing, cache=cache, progress=progress
     )

@@ -19,7 +19,8 @@ from torch import nn
 from piaa_sdk.errors import ModelFormatError, ModelNotFoundError, PiaaError
 from piaa_sdk.finetune.checks import Interval, check_settings
 from piaa_sdk.finetune.network import AestheticHead, AestheticNetwork, HeadConfig, is_statistic
-from training.backbone_weights import ARCHITECTURE, load_backbone_weights
+from piaa_sdk.finetune.statistics_network import ARCHITECTURE
+from training.backbone_weights import load_backbone_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 Params = dict[str, torch.Tensor]
 """Tensors by name: parameters, and the running statistics of batch normalization (``running_mean``, ...)."""
 
+BATCH_COUNTER = "num_batches_tracked"
+"""How names of tensors end that count batches; nothing that scores reads them, and they are never stored."""
+
 STATISTICS = ("running_mean", "running_var")
 """How the names of batch normalization's statistics end; they are measured, not learned by gradients."""
 

@@ -12,10 +12,11 @@ import torch
 from export.bundle_writer import BundleReport, write_bundle
 from export.model_card import CardFacts, Source
 from piaa_sdk.bundle import DECODING_RULE, Preprocessing
+from piaa_sdk.finetune.statistics_network import EmbeddingNetwork
 from piaa_sdk.head import AdaptationGrid, Prior
 from piaa_sdk.images import load_image
+from training.backbone_weights import pretrained_statistics_network
 from training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
-from training.embedding_network import EmbeddingNetwork, StatisticsNetwork
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,7 +104,9 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
-    backbone = StatisticsNetwork.pretrained(["last.mean", "stage2.mean", "stage5.deviation", "stage7.thirds"])
+    backbone = pretrained_statistics_network(
+        ["last.mean", "stage2.mean", "stage5.deviation", "stage7.thirds"]
+    )
     count = backbone.statistic_count
     network = EmbeddingNetwork.from_parts(
         backbone,

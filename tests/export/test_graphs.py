@@ -14,9 +14,9 @@ import torch
 from export import graphs
 from export.parity import embed_with_torch
 from piaa_sdk.errors import ModelFormatError
+from piaa_sdk.finetune.statistics_network import EmbeddingNetwork
 from piaa_sdk.head import Prior
 from piaa_sdk.rating_scale import RatingScale
-from training.embedding_network import EmbeddingNetwork
 
 if TYPE_CHECKING:
     from piaa_sdk.array_types import PixelArray

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from piaa_sdk.errors import ModelFormatError, ModelNotFoundError, OutputError
+from piaa_sdk.finetune.statistics_network import EmbeddingNetwork, StatisticsNetwork
 from training.checkpoints import (
     RUN_NAME,
     TENSORS_NAME,
@@ -18,7 +19,6 @@ from training.checkpoints import (
     save_checkpoint,
     versions,
 )
-from training.embedding_network import EmbeddingNetwork, StatisticsNetwork
 
 if TYPE_CHECKING:
     from pathlib import Path

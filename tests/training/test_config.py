@@ -10,9 +10,9 @@ import pytest
 
 from piaa_sdk.bundle import DECODING_RULE, MAX_EMBEDDING_DIM
 from piaa_sdk.errors import ModelFormatError
+from piaa_sdk.finetune.readouts import slices_of
 from training.config import CONFIG_FOLDER
 from training.kernel_config import KernelPriorConfig
-from training.readouts import slices_of
 
 if TYPE_CHECKING:
     from pathlib import Path

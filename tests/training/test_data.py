@@ -12,11 +12,11 @@ from PIL import Image
 
 from piaa_sdk.bundle import DECODING_RULE, Preprocessing
 from piaa_sdk.errors import ImageError, OutputError, PiaaWarning, RatingError
+from piaa_sdk.finetune.statistics_network import StatisticsNetwork
 from piaa_sdk.images import load_image
 from piaa_sdk.rating_scale import RatingScale
 from training.data.images import collect_statistics, measure_statistics, settings_digest
 from training.data.ratings import person_digest, picture_digest, read_rating_table
-from training.embedding_network import StatisticsNetwork
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from piaa_sdk.errors import ModelFormatError
+from piaa_sdk.finetune.statistics_network import EmbeddingNetwork, StatisticsNetwork
 from training.directions import (
     _class_directions,
     _principal_directions,
@@ -13,7 +14,6 @@ from training.directions import (
     fit_embedding,
     with_taste_axes,
 )
-from training.embedding_network import EmbeddingNetwork, StatisticsNetwork
 from training.kernel_config import EmbeddingConfig
 from training.standard_deviation import floored_std
 

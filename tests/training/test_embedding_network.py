@@ -8,10 +8,10 @@ import timm
 import torch
 
 from piaa_sdk.errors import MissingDependencyError, ModelFormatError
+from piaa_sdk.finetune.readouts import DEFAULT_READOUTS, LAYER_CHANNELS, read_out, slices_of
+from piaa_sdk.finetune.statistics_network import ARCHITECTURE, EmbeddingNetwork, StatisticsNetwork
 from training import backbone_weights
-from training.backbone_weights import ARCHITECTURE, load_backbone_weights
-from training.embedding_network import EmbeddingNetwork, StatisticsNetwork
-from training.readouts import DEFAULT_READOUTS, LAYER_CHANNELS, read_out, slices_of
+from training.backbone_weights import load_backbone_weights, pretrained_statistics_network
 
 SIZE = 64
 DIM = 5
@@ -181,7 +181,7 @@ def test_weights_of_the_package_are_mapped_name_by_name() -> None:
 
 def test_pretrained_network_holds_the_weights() -> None:
     weights = load_backbone_weights()
-    state = StatisticsNetwork.pretrained().backbone.state_dict()
+    state = pretrained_statistics_network().backbone.state_dict()
     assert all(torch.equal(state[name], weight) for name, weight in weights.items())
     assert {
         name for name in state.keys() - weights.keys() if not name.endswith("num_batches_tracked")

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from piaa_sdk.finetune.statistics_network import StatisticsNetwork
 from piaa_sdk.head import Prior, arc_cosine_kernel
 from piaa_sdk.rating_scale import RatingScale
 from training.data.images import collect_statistics
 from training.data.ratings import read_rating_table
 from training.directions import embed
-from training.embedding_network import StatisticsNetwork
 from training.kernel_config import GenericConfig, KernelPriorConfig
 from training.kernel_prior import (
     KernelPriorFit,

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class PictureReader(Protocol):
-    """Reads numbers out of pictures; for example :class:`training.embedding_network.StatisticsNetwork`.
+    """Reads numbers out of pictures; for example the statistics network of piaa_sdk.finetune.
 
     Attributes:
         readouts: What is read out; tells apart numbers that must not be mixed.

@@ -20,13 +20,16 @@ import torch
 from torch import nn
 
 from piaa_sdk.errors import ModelFormatError
-from training.backbone_weights import ARCHITECTURE, BATCH_COUNTER, load_backbone_weights
-from training.readouts import DEFAULT_READOUTS, LAYER_CHANNELS, read_out, slices_of
+from piaa_sdk.finetune.network import BATCH_COUNTER
+from piaa_sdk.finetune.readouts import DEFAULT_READOUTS, LAYER_CHANNELS, read_out, slices_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from piaa_sdk.array_types import FloatArray
+
+ARCHITECTURE = "tf_efficientnet_lite0"
+"""timm's name of the backbone."""
 
 
 class StatisticsNetwork(nn.Module):
@@ -47,18 +50,6 @@ class StatisticsNetwork(nn.Module):
         self._slices = slices_of(self.readouts)
         self.backbone: nn.Module = timm.create_model(ARCHITECTURE, pretrained=False, num_classes=0)
         self.eval()
-
-    @classmethod
-    def pretrained(cls, readouts: Sequence[str] = DEFAULT_READOUTS) -> StatisticsNetwork:
-        """Make the network with its ImageNet weights.
-
-        Raises:
-            MissingDependencyError: The package that holds the weights is not installed.
-            ModelFormatError: The weights are not the expected ones.
-        """
-        network = StatisticsNetwork(readouts)
-        _load(network.backbone, load_backbone_weights())
-        return network
 
     @property
     def statistic_count(self) -> int:
@@ -150,7 +141,7 @@ class EmbeddingNetwork(StatisticsNetwork):
         if projection is None or projection.ndim != 2:
             raise ModelFormatError("the network has no projection (F, D); make the checkpoint again")
         network = cls(projection.shape[1], readouts)
-        _load(network, tensors)
+        load_tensors(network, tensors)
         if not bool((network.statistics.std > 0).all()):
             raise ModelFormatError("statistics.std must be above 0 everywhere; it divides")
         return network
@@ -218,7 +209,7 @@ class Standardization(nn.Module):
         return (statistics - self.mean) / self.std
 
 
-def _load(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+def load_tensors(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     """Load a state dict without counters, and leave no tensor as it was."""
     wanted = {name: value for name, value in module.state_dict().items() if not name.endswith(BATCH_COUNTER)}
     if missing := sorted(wanted.keys() ^ tensors.keys()):
