@@ -10,7 +10,7 @@ import numpy as np
 import safetensors.numpy
 
 from export.golden import GOLDEN_FOLDER, golden_figures, make_golden_pictures
-from export.graphs import OPSET, export_backbone, export_head
+from export.graphs import export_backbone, export_head
 from export.model_card import CardFacts, render_card
 from export.parity import Parity, measure_parity
 from piaa_sdk.bundle import (
@@ -25,6 +25,7 @@ from piaa_sdk.bundle import (
     write_config,
 )
 from piaa_sdk.errors import ModelFormatError, RatingError
+from piaa_sdk.graphs import OPSET
 from piaa_sdk.head import Prior
 from piaa_sdk.images import load_image
 from piaa_sdk.rating_scale import RatingScale

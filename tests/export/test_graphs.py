@@ -14,7 +14,9 @@ import torch
 from export import graphs
 from export.parity import embed_with_torch
 from piaa_sdk.errors import ModelFormatError
+from piaa_sdk.finetune.onnx import _check_backbone
 from piaa_sdk.finetune.statistics_network import EmbeddingNetwork
+from piaa_sdk.graphs import OPSET
 from piaa_sdk.head import Prior
 from piaa_sdk.rating_scale import RatingScale
 
@@ -55,7 +57,7 @@ def test_signature_is_what_the_sdk_expects(graph: onnx.ModelProto) -> None:
     assert (pixels.name, embedding.name) == ("pixels", "embedding")
     assert shapes == [["N", 64, 64, 3], ["N", 16]]
     assert pixels.type.tensor_type.elem_type == onnx.TensorProto.UINT8
-    assert [(opset.domain, opset.version) for opset in graph.opset_import] == [("", graphs.OPSET)]
+    assert [(opset.domain, opset.version) for opset in graph.opset_import] == [("", OPSET)]
 
 
 def test_no_stray_padding(graph: onnx.ModelProto) -> None:
@@ -123,19 +125,19 @@ def test_head_is_the_generic_head_of_the_prior(bundle_folder: Path) -> None:
 def test_other_graphs_are_refused(graph: onnx.ModelProto, checkpoint: Checkpoint) -> None:
     """What another version of the exporter may do: fold weights, rename them, pad."""
     tensors = {name: tensor.numpy() for name, tensor in checkpoint.network().tensors().items()}
-    graphs._check_backbone(graph, tensors)
+    _check_backbone(graph, tensors)
 
     renamed = onnx.ModelProto.FromString(graph.SerializeToString())
     next(item for item in renamed.graph.initializer if item.name == "backbone.bn1.bias").name = "folded"
     with pytest.raises(
         ModelFormatError, match=r"lost the names of 1 tensors, the first is backbone\.bn1\.bias"
     ):
-        graphs._check_backbone(renamed, tensors)
+        _check_backbone(renamed, tensors)
 
     with pytest.raises(ModelFormatError, match=r"other values of backbone\.bn1\.bias"):
-        graphs._check_backbone(graph, tensors | {"backbone.bn1.bias": tensors["backbone.bn1.bias"] + 1})
+        _check_backbone(graph, tensors | {"backbone.bn1.bias": tensors["backbone.bn1.bias"] + 1})
 
     padded = onnx.ModelProto.FromString(graph.SerializeToString())
     padded.graph.node.append(onnx.helper.make_node("Pad", ["a", "b"], ["c"], "stray"))
     with pytest.raises(ModelFormatError, match="1 Pad nodes, the first is 'stray'"):
-        graphs._check_backbone(padded, tensors)
+        _check_backbone(padded, tensors)
