@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from piaa_sdk import __version__
 from piaa_sdk.announcements import is_progress_wanted
 from piaa_sdk.errors import HubError, ModelNotFoundError, PiaaError
 
@@ -31,6 +32,7 @@ SECONDS_BEFORE_RETRIES = (0.5, 1.0, 2.0)
 
 LOG_IN = "log in with: hf auth login (or pass token=, or set HF_TOKEN)"
 
+_LIBRARY = "piaa-sdk"
 _SECRET = re.compile(r"(?i)(bearer\s+|\bhf_|\bapi_org_)[^\s'\"\\]+")
 _MAX_REASON = 300
 
@@ -117,6 +119,8 @@ def download(name: HubName, file: str, cache: Path, token: Token, *, force: bool
             cache_dir=cache,
             token=token,
             force_download=force,
+            library_name=_LIBRARY,
+            library_version=__version__,
         )
         return Path(found)
 
@@ -235,7 +239,7 @@ def commit(
 def _api(token: Token) -> Any:
     from huggingface_hub import HfApi, constants
 
-    return HfApi(endpoint=constants.ENDPOINT, token=token, library_name="piaa-sdk")
+    return HfApi(endpoint=constants.ENDPOINT, token=token, library_name=_LIBRARY, library_version=__version__)
 
 
 def _call(name: HubName, work: Callable[[], Result], token: Token, *, is_writing: bool = False) -> Result:
@@ -274,7 +278,9 @@ def _failures() -> tuple[type[Exception], ...]:
         value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)
     ]
     library = sys.modules[_http_error().__module__.partition(".")[0]]
-    return (*own, _http_error(), library.InvalidURL, OSError, ValueError, RuntimeError, KeyError, TypeError)
+    # The client takes an answer apart without a look at it: one that is not as expected ends in any of these.
+    malformed = (ValueError, LookupError, TypeError, AttributeError)
+    return (*own, _http_error(), library.InvalidURL, OSError, RuntimeError, *malformed)
 
 
 def _http_error() -> type[Exception]:
