@@ -156,3 +156,9 @@ def photos(tmp_path: Path) -> list[Path]:
     folder = tmp_path / "photos"
     folder.mkdir()
     return [tiny.save_photo(folder / f"{number:02d}.png", number) for number in range(12)]
+
+
+@pytest.fixture
+def build_other(tmp_path: Path) -> Callable[[], Path]:
+    """Build a bundle with another network."""
+    return lambda: Path(tiny.build_tiny_bundle(tmp_path / "other", seed=1))
