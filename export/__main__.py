@@ -1,4 +1,4 @@
-"""``python -m export``: write a bundle folder from a checkpoint, and check one again."""
+"""``python -m export``: write a bundle folder from a checkpoint, check one again, and publish it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from export.bundle_writer import HEAD_NAME, read_pictures, write_bundle
 from export.golden import compare_golden
 from export.model_card import CardFacts
 from export.parity import Parity, measure_parity
+from export.publish import describe, make_plan
 from piaa_sdk.bundle import ModelBundle
 from piaa_sdk.errors import ImageError, ModelFormatError, PiaaError
 from piaa_sdk.head import Prior
+from piaa_sdk.hub import publish as publish_upload
 from piaa_sdk.images import find_images
 from training.checkpoints import load_checkpoint
 
@@ -92,6 +94,61 @@ def check(
     )
     _tell_parity(parity)
     parity.check()
+
+
+@app.command()
+def publish(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle that has passed its check.")],
+    repo_id: Annotated[str, typer.Argument(help="Where to on the Hugging Face Hub: org/name.")],
+    user: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--user", help="Stored person whose head goes up too; may be repeated. None by default."
+        ),
+    ] = None,
+    private: Annotated[
+        bool | None,
+        typer.Option(
+            "--private/--public",
+            help="Who may read a repository that is made, its owners or everybody. Private by default.",
+        ),
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, made if it is not there. main by default.")
+    ] = None,
+    create_pr: Annotated[
+        bool, typer.Option("--create-pr", help="Open a pull request instead of changing the branch.")
+    ] = False,
+    tag: Annotated[str | None, typer.Option(help="Name to give the commit, such as v1.")] = None,
+    message: Annotated[str | None, typer.Option(help="First line of the commit.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would go up, and send nothing.")
+    ] = False,
+) -> None:
+    """Put a bundle on the Hugging Face Hub in one commit, after it has passed its check.
+
+    Log in with: hf auth login. Of people nothing goes up but what --user asks for.
+    """
+    if tag is not None and create_pr:
+        raise typer.BadParameter("a pull request is no commit yet that a tag can name", param_hint="--tag")
+    plan = make_plan(bundle, user or [])
+    for line in describe(plan):
+        typer.echo(line)
+    if dry_run:
+        typer.echo("nothing was sent")
+        return
+    made = publish_upload(
+        plan.upload,
+        repo_id,
+        private=private,
+        revision=revision,
+        create_pr=create_pr,
+        tag=tag,
+        commit_message=message,
+    )
+    typer.echo(f"published: {made.url}")
+    if not create_pr:
+        typer.echo(f"score with it: piaa score PHOTOS --model {repo_id}@{tag or made.commit}")
 
 
 def main() -> None:

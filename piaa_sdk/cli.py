@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from piaa_sdk import __version__, cli_stored
+from piaa_sdk.announcements import listening
 from piaa_sdk.choices import ReportFormat
 from piaa_sdk.cli_options import (
     Add,
@@ -64,7 +65,7 @@ class _Program(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         console = ctx.obj = Console(sys.stderr)
-        with console.captured_warnings():
+        with console.captured_warnings(), listening(console.say, wants_progress=console.shows_progress):
             try:
                 return super().invoke(ctx)
             except PiaaError as error:

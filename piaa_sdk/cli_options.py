@@ -67,7 +67,11 @@ Device = Annotated[
 ]
 Model = Annotated[
     str | None,
-    typer.Option("--model", metavar="FOLDER", help="Another model than the one that comes with piaa."),
+    typer.Option(
+        "--model",
+        metavar="MODEL",
+        help="Another model than piaa's own: a folder, or org/name[@revision] on the Hugging Face Hub.",
+    ),
 ]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Look at every photo afresh and remember nothing.")]
 Ratings = Annotated[
@@ -117,7 +121,14 @@ ProfileFile = Annotated[Path, typer.Argument(metavar="FILE", help="A file that p
 NewName = Annotated[
     str | None, typer.Option("--user", "-u", metavar="NAME", help="Another name for the person.")
 ]
-ModelFolder = Annotated[
+ModelName = Annotated[
     str | None,
-    typer.Argument(metavar="[FOLDER]", help="Folder of a model; left away: the one that comes with piaa."),
+    typer.Argument(
+        metavar="[MODEL]",
+        help="Folder of a model, or org/name[@revision] on the Hub; left away: the one that comes with piaa.",
+    ),
 ]
+Whole = Annotated[
+    bool, typer.Option("--all", help="All files, those for retraining too; else those that scoring needs.")
+]
+Again = Annotated[bool, typer.Option("--force", help="Fetch again what is here already.")]

@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING
 import typer
 
 from piaa_sdk.cli_options import (
+    Again,
     Device,
     ExportFile,
     Force,
     Model,
-    ModelFolder,
+    ModelName,
     NewName,
     Person,
     ProfileFile,
     ProfileOutput,
     Replace,
+    Whole,
     Yes,
 )
-from piaa_sdk.errors import ModelNotFoundError, PiaaError, ProfileNotFoundError
+from piaa_sdk.errors import PiaaError, ProfileNotFoundError
 from piaa_sdk.terminal import count_of, display_width, size, tell
 
 if TYPE_CHECKING:
@@ -150,35 +152,45 @@ def refit_user(name: Person, model: Model = None, device: Device = "auto") -> No
 def list_models() -> None:
     """List the models that are there without a download."""
     from piaa_sdk.bundle import EMBEDDED_FOLDER, ModelBundle
+    from piaa_sdk.hub import cached_bundles
 
     bundle = ModelBundle.load(EMBEDDED_FOLDER)
-    here = (bundle.bundle_id, bundle.bundle_revision[:12], size(_size_of(bundle)), bundle.license)
-    tell(*_columns([("model", "revision", "size", "licence", "where"), (*here, "comes with piaa")]))
+    rows = [("model", "revision", "size", "licence", "where")]
+    own = (bundle.bundle_id, bundle.bundle_revision[:12], size(_size_of(bundle)), bundle.license)
+    rows.append((*own, "comes with piaa"))
+    for name, manifest, count in cached_bundles():
+        rows.append(
+            (name.repository, manifest.bundle_revision[:12], size(count), manifest.license, str(name))
+        )
+    tell(*_columns(rows))
 
 
-@model.command("show", epilog="Example: piaa model show")
-def show_model(folder: ModelFolder = None) -> None:
+@model.command("show", epilog="Example: piaa model show org/name")
+def show_model(name: ModelName = None) -> None:
     """Show what a model is, and check that its files are whole."""
-    from piaa_sdk.bundle import ModelBundle
-    from piaa_sdk.hub import resolve_folder
+    from piaa_sdk.hub import load_bundle
 
-    bundle = ModelBundle.load(resolve_folder(folder))
-    tell(*_columns(_facts_of_model(bundle)))
+    tell(*_columns(_facts_of_model(load_bundle(name))))
 
 
-@model.command("download", epilog="Example: piaa model download")
-def download_model(folder: ModelFolder = None) -> None:
-    """Make sure that a model is on this computer. The one that comes with piaa always is."""
-    from piaa_sdk.bundle import ModelBundle
-    from piaa_sdk.hub import resolve_folder
+@model.command("download", epilog="Example: piaa model download org/name@v1")
+def download_model(name: ModelName = None, whole: Whole = False, force: Again = False) -> None:
+    """Make sure that a model is on this computer, so that it scores without a network.
+
+    What is here already is checked, not fetched again, unless --force says so. The one that comes with
+    piaa always is here.
+    """
+    from piaa_sdk.hub import load_bundle
     from piaa_sdk.images import printable
 
-    try:
-        bundle = ModelBundle.load(resolve_folder(folder))
-    except ModelNotFoundError as error:
-        raise ModelNotFoundError(f"{error}. This version of piaa downloads no models") from error
-    folder_shown = printable(str(bundle.folder))
-    _say(f"{bundle.bundle_id} {bundle.bundle_revision[:12]} is here, nothing to download: {folder_shown}")
+    bundle = load_bundle(name, is_whole=whole, force_download=force)
+    shown = f"{bundle.bundle_id} {bundle.bundle_revision[:12]}"
+    folder = printable(str(bundle.folder))
+    if bundle.origin is None:
+        _say(f"{shown} is here, nothing to download: {folder}")
+        return
+    _say(f"{shown} is here, licence {bundle.license}: {folder}")
+    tell(f"To use exactly this one: --model {bundle.origin}")
 
 
 @cache.command("show", epilog="Example: piaa cache show")
@@ -241,10 +253,15 @@ def _facts_of_model(bundle: ModelBundle) -> Iterator[tuple[str, str]]:
     yield "scale", str(bundle.rating_scale)
     yield "licence", bundle.license
     yield "folder", printable(str(bundle.folder))
-    if CARD_NAME in bundle.checksums:
+    if bundle.origin is not None:
+        yield "from the Hub", bundle.origin
+    if CARD_NAME in bundle.checked:
         yield "about it", printable(str(bundle.folder / CARD_NAME))
     for name, checksum in sorted(bundle.checksums.items()):
-        yield name, f"{size((bundle.folder / name).stat().st_size)}, sha256 {checksum[:12]}"
+        if name in bundle.checked:
+            yield name, f"{size((bundle.folder / name).stat().st_size)}, sha256 {checksum[:12]}"
+        else:
+            yield name, f"not fetched, sha256 {checksum[:12]}"
 
 
 def _size_of(bundle: ModelBundle) -> int:

@@ -121,7 +121,7 @@ def check_model(
             "update piaa-sdk"
         )
     is_other = profile.embedding_id != bundle.embedding_id
-    model = "" if bundle.folder == EMBEDDED_FOLDER else f" --model {shlex.quote(str(bundle.folder))}"
+    model = "" if bundle.folder == EMBEDDED_FOLDER else f" --model {shlex.quote(bundle.name)}"
     if is_other or not (only_embeddings or profile.bundle_revision == bundle.bundle_revision):
         raise ProfileMismatchError(
             f"the profile of {name!r} was made for {profile.bundle_id} {profile.bundle_revision[:12]}, "

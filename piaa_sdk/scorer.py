@@ -15,18 +15,20 @@ import numpy as np
 
 from piaa_sdk.adaptation import adapt, judge
 from piaa_sdk.backbone import Backbone
-from piaa_sdk.bundle import ModelBundle
+from piaa_sdk.bundle import EMBEDDED_FOLDER
 from piaa_sdk.embedding_cache import EmbeddingCache, default_path
 from piaa_sdk.errors import (
     ImageError,
     ModelFormatError,
+    ModelNotFoundError,
+    ProfileError,
     ProfileFormatError,
     ProfileMismatchError,
     ProfileNotFoundError,
     RatingError,
 )
 from piaa_sdk.head import PersonalHead, Prior
-from piaa_sdk.hub import resolve_folder
+from piaa_sdk.hub import fetch, load_bundle, plan_upload, publish, save_bundle
 from piaa_sdk.images import find_images, printable
 from piaa_sdk.pipeline import embed_images
 from piaa_sdk.profiles import (
@@ -41,6 +43,7 @@ from piaa_sdk.profiles import (
     target_of_export,
     write_export,
 )
+from piaa_sdk.published_head import PublishedHead, load_published
 from piaa_sdk.rating_scale import RatingScale
 from piaa_sdk.ratings import choose_scale, collect_ratings
 from piaa_sdk.results import Prediction, Score, SupportSet
@@ -49,6 +52,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from piaa_sdk.array_types import FloatArray, ImageInput, PathInput
+    from piaa_sdk.bundle import ModelBundle
+    from piaa_sdk.hub import Published
+    from piaa_sdk.hub_client import Token
     from piaa_sdk.pipeline import EmbeddedImage
     from piaa_sdk.ratings import Rating, RatingsInput
     from piaa_sdk.results import Adaptation
@@ -68,10 +74,10 @@ class Scorer:
 
     Attributes:
         bundle: The model.
-        user: Name of the person whose profile is used; None without a stored one.
+        user: Name of the person whose profile or published head is used; None without one.
         scale: Units of the scores: the person's own, else the bundle's.
         profile: The stored profile, None without one.
-        support: What was learned from, None for the generic scorer.
+        support: What was learned from; None for the generic scorer, and for a published head.
     """
 
     def __init__(self, engine: _Engine, person: _Person | None = None) -> None:
@@ -93,31 +99,53 @@ class Scorer:
         cache: bool | PathInput = True,
         workers: int | None = None,
         batch_size: int = 8,
+        variant: str | None = None,
+        revision: str | None = None,
+        cache_dir: PathInput | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        token: Token = None,
     ) -> Self:
         """Load a model, and a person's profile if one is named.
 
+        From the Hub come only the files that scoring needs, into the Hub's own cache. What is there already
+        is used without a network if ``revision`` is a commit; a branch is asked after once.
+
         Args:
-            model: Folder of a bundle; None for the one that comes with the package.
-            user: Name of a stored profile.
+            model: Folder of a bundle, or ``org/name`` or ``org/name@revision`` on the Hugging Face Hub, where
+                a folder wins; None for the bundle that comes with the package.
+            user: Name of a stored profile, or of a person whose head is published beside the bundle; the
+                stored one wins if it fits.
             device: ``auto``, ``cpu``, ``cuda``, ``coreml`` or ``directml``.
             cache: Whether embeddings are kept on this machine, or the file to keep them in.
             workers: Threads that decode and infer; by default as many as there are cores.
             batch_size: Pictures that a thread takes at once.
+            variant: A lighter backbone that the bundle offers, for example ``quantized``.
+            revision: Branch, tag or commit on the Hub; ``model`` is then a name there.
+            cache_dir: Where the Hub's cache is; by default where the Hub's own settings say.
+            force_download: Fetch anew what is in that cache already.
+            local_files_only: Use what is in that cache and no network.
+            token: Token for the Hub; None for the one that is stored there, False for none.
 
         Raises:
-            ModelNotFoundError: There is no such bundle.
+            ModelNotFoundError: There is no such bundle, or it is not in the cache and there is no network.
             ModelFormatError: The bundle is damaged or of a newer format.
-            ProfileNotFoundError: Nobody of that name is stored.
+            HubError: The Hub refuses or fails.
+            ProfileNotFoundError: Nobody of that name is stored, or published beside the bundle.
             ProfileMismatchError: The profile was made for another bundle; the message says how to refit it.
             DeviceError: The device is not available.
         """
-        engine = _Engine(ModelBundle.load(resolve_folder(model)), device, cache, workers, batch_size)
-        if user is None:
-            return cls(engine)
-        profile = ProfileStore().load(user)
-        check_model(profile, engine.bundle, kind=KIND)
-        head = PersonalHead.from_tensors(engine.prior, profile.support.embeddings, profile.head)
-        return cls(engine, _Person(profile.user, profile.scale, profile.support, head, profile))
+        bundle = load_bundle(
+            model,
+            revision=revision,
+            variant=variant,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only,
+            token=token,
+        )
+        engine = _Engine(bundle, device, cache, workers, batch_size)
+        return cls(engine, None if user is None else _person(engine, user, token, local_files_only))
 
     def __repr__(self) -> str:
         whose = f"user={self.user!r}" if self.user else "generic" if self._person is None else "personal"
@@ -131,8 +159,8 @@ class Scorer:
 
     @cached_property
     def adaptation(self) -> Adaptation | None:
-        """What left-out ratings say about the personal head; None for the generic scorer."""
-        if self._person is None:
+        """What left-out ratings say about the personal head; None without the ratings it was learned from."""
+        if self._person is None or self._person.support is None:
             return None
         if self._person.profile is not None and self._person.profile.adaptation is not None:
             return self._person.profile.adaptation
@@ -356,6 +384,82 @@ class Scorer:
         write_export(target, encoded(graph))
         return target
 
+    def save_pretrained(self, save_directory: PathInput) -> Path:
+        """Copy the model into a folder that :meth:`from_pretrained` reads, whole or not at all.
+
+        The person is not in it; that is what ``piaa users export`` and :meth:`push_to_hub` are for.
+
+        Args:
+            save_directory: Where to; must not be there yet, or be empty.
+
+        Returns:
+            The folder.
+
+        Raises:
+            OutputError: Something is there already, or it cannot be written.
+            ModelFormatError: A file of the model is damaged.
+            HubError: A file that scoring does not need has to be fetched first, and the Hub refuses or fails.
+        """
+        return save_bundle(self.bundle, save_directory)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: Token = None,
+        revision: str | None = None,
+        branch: str | None = None,
+        create_pr: bool | None = None,
+        tag: str | None = None,
+    ) -> Published:
+        """Put the model on the Hugging Face Hub, and a personal scorer's person with it, in one commit.
+
+        Of a person go up the name, the head and the embeddings of the rated photos: no ratings, no names and
+        no thumbnails. ``disclosed`` of the answer lists what that tells. Others then load it with ``user=``.
+
+        Args:
+            repo_id: ``org/name``; made if it is not there.
+            commit_message: First line of the commit.
+            private: Whether only its owners may read a repository that is made; None for yes. A person goes
+                into a public repository only if this is False.
+            token: Token for the Hub; None for the one that is stored there.
+            revision: Branch, made if it is not there; None for ``main``.
+            branch: The same, as other libraries call it.
+            create_pr: Open a pull request instead of changing the branch.
+            tag: Name to give the commit, for example ``v1``.
+
+        Returns:
+            Where it can be seen (also ``str()`` of it), the commit, the files and what they disclose.
+
+        Raises:
+            HubError: The Hub refuses or fails, or a person would become public unasked.
+            ProfileError: The scorer was personalized without ``user=``, so the person has no name.
+            ModelNotFoundError: ``repo_id`` cannot be a name on the Hub.
+            ModelFormatError: The bundle lists files of a kind that is never published.
+            ValueError: ``revision`` and ``branch`` differ, or a tag for a pull request.
+        """
+        if revision is not None and branch is not None and revision != branch:
+            raise ValueError(f"revision={revision!r} and branch={branch!r} are one thing; give one of them")
+        heads: dict[str, bytes] = {}
+        disclosed: tuple[str, ...] = ()
+        if self._person is not None:
+            if self.user is None:
+                raise ProfileError("the person has no name to publish under; personalize with user=")
+            published = PublishedHead.of(self.user, KIND, self.scale, self.bundle, self._person.head)
+            heads, disclosed = published.files(), published.disclosed
+        return publish(
+            plan_upload(fetch(self.bundle, token=token), heads, disclosed),
+            repo_id,
+            private=private,
+            revision=branch if revision is None else revision,
+            create_pr=bool(create_pr),
+            tag=tag,
+            commit_message=commit_message,
+            token=token,
+        )
+
     def _learned(
         self,
         user: str | None,
@@ -423,11 +527,11 @@ class Scorer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Person:
-    """Whose taste a scorer has learned; ``user`` and ``profile`` only if it is stored."""
+    """Whose taste a scorer has learned; ``user`` only if stored or published, ``support`` if at hand."""
 
     user: str | None
     scale: RatingScale
-    support: SupportSet
+    support: SupportSet | None
     head: PersonalHead
     profile: UserProfile | None
 
@@ -469,6 +573,28 @@ class _Engine:
             workers=self._workers,
             batch_size=self._batch_size,
         )
+
+
+def _person(engine: _Engine, user: str, token: Token, is_local: bool) -> _Person:
+    """Find a person: stored on this machine and fitting the bundle, else published beside it."""
+    store, bundle = ProfileStore(), engine.bundle
+    try:
+        profile = store.load(user)
+        check_model(profile, bundle, kind=KIND)
+        head = PersonalHead.from_tensors(engine.prior, profile.support.embeddings, profile.head)
+        return _Person(profile.user, profile.scale, profile.support, head, profile)
+    except (ProfileNotFoundError, ProfileMismatchError) as error:
+        stored_error = error
+    try:
+        published = load_published(bundle, user, kind=KIND, token=token, is_local=is_local)
+        return _Person(published.user, published.scale, None, published.head(engine.prior), None)
+    except (ProfileNotFoundError, ModelNotFoundError) as error:
+        if isinstance(stored_error, ProfileMismatchError):
+            raise stored_error from error
+        if bundle.folder == EMBEDDED_FOLDER:
+            raise stored_error from None
+        where = printable(str(store.folder))
+        raise ProfileNotFoundError(f"{stored_error} (looked in {where}); {error}") from error
 
 
 def _is_one(images: object) -> bool:

@@ -196,7 +196,7 @@ def test_a_command_that_is_not_understood_ends_with_2(arguments: tuple[str, ...]
         (("users", "delete", "nobody"), "no profile of 'nobody'"),
         (("users", "import", "nowhere.piaa"), "nowhere.piaa"),
         (("model", "show", "nowhere"), "nowhere"),
-        (("model", "download", "somebody/some-model"), "downloads no models"),
+        (("model", "download", "nowhere"), "org/name@revision"),
     ],
 )
 def test_an_error_is_one_message_and_ends_with_1(arguments: tuple[str, ...], complaint: str) -> None:
