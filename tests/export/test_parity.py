@@ -72,7 +72,7 @@ def test_a_changed_weight_is_refused(
 def test_a_changed_head_is_refused(
     checkpoint: Checkpoint, bundle_folder: Path, photos: PixelArray, tmp_path: Path
 ) -> None:
-    broken = scaled(bundle_folder / "onnx" / "head.onnx", tmp_path / "broken.onnx", "offset", 1.001)
+    broken = scaled(bundle_folder / "onnx" / "head.onnx", tmp_path / "broken.onnx", "generic.offset", 1.001)
     parity = measure(checkpoint, bundle_folder, photos, head=broken)
     assert parity.embedding < 1e-5
     with pytest.raises(ParityError, match=r"scores by 0\.0\d+ rating units"):
