@@ -10,6 +10,7 @@ import onnx
 import pytest
 
 from export.parity import Parity, ParityError, measure_parity
+from export.torch_model import TorchModel
 from piaa_sdk.head import Prior
 from piaa_sdk.rating_scale import RatingScale
 
@@ -31,7 +32,7 @@ def measure(
     head: Path | None = None,
 ) -> Parity:
     return measure_parity(
-        checkpoint.network(),
+        TorchModel(checkpoint.network()),
         Prior.load(bundle / "prior.safetensors"),
         SCALE,
         backbone or bundle / "onnx" / "backbone.onnx",
