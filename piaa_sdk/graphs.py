@@ -136,18 +136,23 @@ def stamped(proto: onnx.ModelProto, metadata: Mapping[str, str]) -> onnx.ModelPr
     """
     import onnx
 
-    del proto.metadata_props[:]
-    for key, value in sorted(metadata.items()):
-        proto.metadata_props.add(key=key, value=value)
-    # The version of an exporter would make equal graphs unequal files.
-    proto.producer_name, proto.producer_version = PRODUCER, ""
-    del proto.graph.value_info[:]  # shapes that every reader can infer
+    stamp(proto, metadata)
     try:
         onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
         raise ModelFormatError(f"onnx refuses the graph: {error}") from error
     return proto
+
+
+def stamp(proto: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
+    """Write the metadata properties into a graph, and take out what changes without it."""
+    del proto.metadata_props[:]
+    for key, value in sorted(metadata.items()):
+        proto.metadata_props.add(key=key, value=value)
+    # The version of an exporter would make equal graphs unequal files.
+    proto.producer_name, proto.producer_version = PRODUCER, ""
+    del proto.graph.value_info[:]  # shapes that every reader can infer
 
 
 def _metadata(bundle: ModelBundle, pixels: str, scale: RatingScale, kind: str) -> dict[str, str]:
