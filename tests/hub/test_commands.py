@@ -64,7 +64,7 @@ def test_a_record_holds_for_the_bundle_that_was_checked(checked: Path) -> None:
         "format_version": 1,
         "bundle_revision": revision,
         "passed": True,
-        "pictures": 7,
+        "figures": {"pictures": 7},
     }
     with pytest.raises(CheckRecordError, match=rf"it is 'abc' now; .*python -m export check {checked}"):
         read_passed(checked, "abc")
