@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     Float64Array = npt.NDArray[np.float64]
     Rows = npt.NDArray[np.intp]
 
-DEFAULT_FINE_TUNING = FineTuning(learning_rate=3e-5, epochs=10)
+DEFAULT_FINE_TUNING = FineTuning(learning_rate=3e-5, epochs=12)
 """For bundles that say nothing; chosen on people and pictures that the bundle had not met."""
 
-_CHUNKS = {"cpu": 4, "cuda": 16}
+CHUNKS = {"cpu": 4, "cuda": 16}
 """Pictures that go through the network at once. More cost memory, and on a processor time."""
 
 _OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
@@ -97,7 +97,7 @@ class PersonFit:
         self._device = _torch_device(device)
         self._network = scoring_network_of(bundle, prior).to(self._device)
         self._network.autocast = torch.bfloat16 if options.bf16 else None
-        self._settings = _settings(bundle, options)
+        self._settings = settings_of(bundle, options)
         self._theta = params_of(self._network)
         self._all = Examples(
             torch.from_numpy(pixels).to(self._device),
@@ -231,7 +231,7 @@ class PersonFit:
                 support,
                 dataclasses.replace(self._settings, epochs=epochs),
                 seed=self._options.seed,
-                chunk=_CHUNKS[self._device.type],
+                chunk=CHUNKS[self._device.type],
                 on_step=on_step,
             )
 
@@ -241,14 +241,18 @@ class PersonFit:
                 self._network,
                 params,
                 self._all.inputs[torch.from_numpy(rows).to(self._device)],
-                batch_size=_CHUNKS[self._device.type],
+                batch_size=CHUNKS[self._device.type],
             )
         scores: Float64Array = found.double().cpu().numpy()
         return scores
 
 
-def _settings(bundle: ModelBundle, options: FineTuneOptions) -> FineTuning:
-    """Return what the bundle says, and what the caller chose instead."""
+def settings_of(bundle: ModelBundle, options: FineTuneOptions) -> FineTuning:
+    """Return how a bundle is fine-tuned: as it says itself, but for what the caller chose.
+
+    Raises:
+        ModelFormatError: It says something that means nothing.
+    """
     settings = fine_tuning_of(bundle) or DEFAULT_FINE_TUNING
     return dataclasses.replace(
         settings,
@@ -260,7 +264,7 @@ def _settings(bundle: ModelBundle, options: FineTuneOptions) -> FineTuning:
 def _torch_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name not in _CHUNKS:
+    if name not in CHUNKS:
         raise DeviceError(f"networks are fine-tuned on cpu or cuda, not on {name}; choose one with --device")
     if name == "cuda" and not torch.cuda.is_available():
         raise DeviceError(
