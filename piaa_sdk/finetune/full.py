@@ -192,7 +192,9 @@ def _loss_and_gradients(
     for start in range(0, len(examples), size):
         inputs, ratings = (part[start : start + size] for part in (examples.inputs, examples.ratings))
         loss = squared_error(scores_of(network, params, inputs), ratings) * (len(ratings) / len(examples))
-        found = list(torch.autograd.grad(loss, list(leaves.values())))
+        # A layer that no score depends on has no gradient; Adam leaves it where it is but for weight decay.
+        grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+        found = list(grads)
         gradients = list(torch._foreach_add(gradients, found)) if gradients else found
         total = loss.detach() if total is None else total + loss.detach()
     for name in learned:

@@ -20,6 +20,7 @@ import onnx_ir.passes.common as passes
 import onnxscript.optimizer
 import onnxscript.rewriter
 import torch
+from google.protobuf.message import DecodeError
 from onnxscript.rewriter.rules import common as rules
 
 from piaa_sdk.errors import ModelFormatError
@@ -216,6 +217,47 @@ def _check_backbone(
     }
     _check_tensors(stored, tensors)
     _check_pads(proto, may_pad=may_pad)
+
+
+def graph_with(
+    path: Path, tensors: Mapping[str, torch.Tensor], *, metadata: Mapping[str, str]
+) -> onnx.ModelProto:
+    """Make the graph of the same network with other weights, without exporting it again.
+
+    Args:
+        path: A graph whose initializers keep the names of the state dict, with its weights inside.
+        tensors: The weights, by these names; the graph lacks those that its output does not depend on.
+        metadata: Written into the graph as metadata properties.
+
+    Raises:
+        ModelFormatError: The file is no such graph.
+    """
+    try:
+        proto = onnx.load_model(path, load_external_data=False)
+    except (OSError, DecodeError) as error:
+        raise ModelFormatError(f"{path}: is no ONNX graph: {error}") from error
+    replaced = 0
+    for item in proto.graph.initializer:
+        if item.name not in tensors:
+            continue
+        if onnx.external_data_helper.uses_external_data(item):
+            raise ModelFormatError(
+                f"{path}: its weights lie in another file, as they do above 2 GB; a person's own network "
+                "must fit in one"
+            )
+        kind = onnx.helper.tensor_dtype_to_np_dtype(item.data_type)
+        values = tensors[item.name].detach().cpu().numpy().astype(kind)
+        if values.shape != tuple(item.dims):
+            raise ModelFormatError(
+                f"{path}: {item.name} has shape {tuple(item.dims)}, the network's has {values.shape}"
+            )
+        item.CopyFrom(onnx.numpy_helper.from_array(values, item.name))
+        replaced += 1
+    if not replaced:
+        raise ModelFormatError(
+            f"{path}: keeps none of the network's weights by name; export the bundle again"
+        )
+    return stamped(proto, metadata)
 
 
 def _check_tensors(

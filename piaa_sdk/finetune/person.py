@@ -16,9 +16,10 @@ from piaa_sdk.fine_tuned import FEWEST_SHOTS, FineTunedHead, FineTuneOptions, Fi
 from piaa_sdk.finetune.bundle_network import fine_tuning_of, scoring_network_of
 from piaa_sdk.finetune.full import Examples, FineTuning, fine_tune, squared_error
 from piaa_sdk.finetune.network import params_of, predict
-from piaa_sdk.finetune.onnx import network_graph
+from piaa_sdk.finetune.onnx import graph_with
 from piaa_sdk.finetune.scoring_network import tensors_of
 from piaa_sdk.graphs import encoded
+from piaa_sdk.manifest import BACKBONE_NAME
 from piaa_sdk.results import Comparison, SupportSet
 
 if TYPE_CHECKING:
@@ -167,15 +168,11 @@ class PersonFit:
         """
         everything = np.arange(len(self._ratings))
         params, epochs = self._fit(everything)
+        self._network.autocast = None  # the graph computes in float32
         scores = self._predict(params, everything)
         embedding, prior = self._network.parts_with(params)
-        proto = network_graph(
-            embedding,
-            tensors_of(embedding),
-            size=self._bundle.preprocessing.size,
-            metadata={"bundle_id": self._bundle.bundle_id, "license": self._bundle.license},
-            may_pad=True,
-        )
+        metadata = {"bundle_id": self._bundle.bundle_id, "license": self._bundle.license}
+        proto = graph_with(self._bundle.path(BACKBONE_NAME), tensors_of(embedding), metadata=metadata)
         return FineTuned(encoded(proto), FineTunedHead(prior, std), scores, epochs)
 
     def _tuned_scores(self, kept: Rows, left_out: Rows) -> Float64Array:
