@@ -407,11 +407,15 @@ class _Source:
         pinned, config = self._config()
         manifest = self.manifest(config, pinned)
         with _named(pinned):
-            wanted = manifest.expected_names() if is_whole else manifest.scoring_names(variant)
+            wanted = set(manifest.expected_names() if is_whole else manifest.scoring_names(variant))
+        folder = snapshot_folder(self.cache, pinned)
+        if self.is_forced:
+            # What was fetched for another purpose may be what is damaged.
+            wanted |= {file for file in manifest.expected_names() if (folder / file).is_file()}
         self.fetch_files(pinned, manifest, wanted)
-        return ModelBundle.load(
-            snapshot_folder(self.cache, pinned), variant=variant, names=wanted, origin=str(pinned)
-        )
+        if self.is_forced:
+            self._fetch_heads_again(pinned, folder)
+        return ModelBundle.load(folder, variant=variant, names=wanted, origin=str(pinned))
 
     def manifest(self, config: Path, pinned: HubName) -> Manifest:
         """Read ``config.json``, which nobody vouches for."""
@@ -493,6 +497,12 @@ class _Source:
                 f"bundle {pinned}: {file} is missing on the Hub; {CONFIG_NAME} lists it"
             ) from error
 
+    def _fetch_heads_again(self, pinned: HubName, folder: Path) -> None:
+        for path in sorted((folder / HEADS_FOLDER).glob("*/head.*")):
+            hub_client.download(
+                pinned, path.relative_to(folder).as_posix(), self.cache, self.token, force=True
+            )
+
     def _check_network(self, name: HubName, file: str) -> None:
         if self.is_local or is_offline():
             raise not_here(name, file, self.cache, _LOCAL_ONLY if self.is_local else _OFFLINE)
@@ -518,7 +528,7 @@ def _hub_name(model: PathInput | None, revision: str | None) -> HubName | None:
         if not is_revision(revision):
             raise ModelNotFoundError(f"{revision!r:.200} cannot be the name of a branch, tag or commit")
         return HubName(name.repository, revision)
-    return None if name is None or os.path.isdir(model) else name  # noqa: PTH112 (pathlib raises on odd names)
+    return None if name is None or os.path.exists(model) else name  # noqa: PTH110 (pathlib raises on odd names)
 
 
 @contextlib.contextmanager

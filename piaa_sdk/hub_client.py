@@ -358,7 +358,8 @@ def _translated(name: HubName, error: Exception, token: Token, *, is_writing: bo
 
 def _no_repository(name: HubName) -> ModelNotFoundError:
     return ModelNotFoundError(
-        f"the Hub has no model {name.repository!r}, or it is private: check the spelling, or {LOG_IN}"
+        f"there is no folder {name.repository!r} here, and the Hub has no model of that name, or it is "
+        f"private: check the spelling, or {LOG_IN}"
     )
 
 

@@ -230,7 +230,12 @@ def load_published(
     try:
         published = PublishedHead.parse(files[HEADER_NAME], files[TENSORS_NAME])
     except ProfileFormatError as error:
-        repair = "" if UPGRADE in str(error) else "; ask whoever published it to publish it again"
+        again = (
+            ""
+            if bundle.origin is None
+            else f"fetch it again with: piaa model download {bundle.name} --force, or "
+        )
+        repair = "" if UPGRADE in str(error) else f"; {again}ask whoever published it to publish it again"
         raise ProfileFormatError(f"{place}: {error}{repair}") from error
     if published.user != name:
         raise ProfileNotFoundError(f"{place} is the head of {printable(published.user)!r}")

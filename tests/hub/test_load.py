@@ -169,6 +169,12 @@ def test_a_damaged_file_in_the_cache_is_found_named_and_fetched_again(hub: Any, 
         assert f"piaa model download {REPO}@{published} --force" in str(error.value)
     load_bundle(f"{REPO}@{published}", force_download=True)
     assert blob.read_bytes() == data
+    weights = fetch(bundle).path("model.safetensors").resolve()
+    weights.write_bytes(weights.read_bytes()[::-1])
+    with pytest.raises(ModelFormatError, match=r"model\.safetensors is damaged.*--force"):
+        load_bundle(REPO, is_whole=True)
+    load_bundle(REPO, force_download=True)
+    load_bundle(REPO, is_whole=True)
     assert load_bundle(REPO).origin == f"{REPO}@{published}"
 
 

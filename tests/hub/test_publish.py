@@ -325,6 +325,18 @@ def test_a_sound_head_passes_the_same_way(hub: Any, alice: Scorer) -> None:
 
 
 @pytest.mark.usefixtures("token")
+def test_a_head_that_was_damaged_in_the_cache_is_fetched_again(alice: Scorer) -> None:
+    commit = alice.push_to_hub(REPO).commit
+    ProfileStore().delete("alice")
+    tensors = Scorer.from_pretrained(REPO, user="alice").bundle.folder / TENSORS
+    tensors.resolve().write_bytes(tensors.read_bytes()[::-1])
+    with pytest.raises(ProfileFormatError, match=rf"piaa model download {REPO}@{commit} --force"):
+        Scorer.from_pretrained(REPO, user="alice")
+    load_bundle(f"{REPO}@{commit}", force_download=True)
+    assert Scorer.from_pretrained(REPO, user="alice").user == "alice"
+
+
+@pytest.mark.usefixtures("token")
 def test_a_head_that_is_too_large_is_not_fetched(hub: Any, alice: Scorer) -> None:
     alice.push_to_hub(REPO)
     ProfileStore().delete("alice")
