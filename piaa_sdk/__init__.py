@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         RatingError,
         SupportSetError,
     )
+    from piaa_sdk.hub import Published
     from piaa_sdk.profiles import UserProfile
     from piaa_sdk.rating_scale import RatingScale
     from piaa_sdk.results import Adaptation, Prediction, Score, SupportSet, Verdict
@@ -63,6 +64,7 @@ __all__ = [
     "ProfileFormatError",
     "ProfileMismatchError",
     "ProfileNotFoundError",
+    "Published",
     "RatingError",
     "RatingScale",
     "Score",
@@ -77,6 +79,7 @@ __all__ = [
 _HOMES = {
     "Adaptation": "results",
     "Prediction": "results",
+    "Published": "hub",
     "RatingScale": "rating_scale",
     "Score": "results",
     "Scorer": "scorer",

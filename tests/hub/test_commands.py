@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -194,6 +196,33 @@ def test_personalize_with_a_model_on_the_hub(published: str, photos: list[Path],
     assert "for mira" in result.stderr
     piaa("users", "refit", "mira", "--model", REPO)
     shutil.rmtree(tmp_path / "hf")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize("has_terminal", [True, False])
+def test_progress_is_drawn_where_somebody_watches(
+    published: str, hub_environment: dict[str, str], tmp_path: Path, has_terminal: bool
+) -> None:
+    import pty
+    import termios
+
+    mine, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))
+    completed = subprocess.run(
+        [sys.executable, "-m", "piaa_sdk", "model", "download", REPO],
+        env=hub_environment | {"TERM": "xterm"},
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=theirs if has_terminal else subprocess.PIPE,
+        check=True,
+        timeout=60,
+    )
+    os.close(theirs)
+    shown = os.read(mine, 100_000).decode() if has_terminal else completed.stderr.decode()
+    os.close(mine)
+    assert completed.stdout.decode() == f"To use exactly this one: --model {REPO}@{published}\n"
+    assert "licence apache-2.0" in shown
+    assert ("100%|" in shown) is has_terminal
 
 
 @pytest.mark.usefixtures("offline")

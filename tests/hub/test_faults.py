@@ -133,7 +133,7 @@ def test_a_file_that_ends_too_early_is_an_error(hub: Any, faults: Any, client: P
     hub.fail(faults.shortened, path=BACKBONE, method="GET")
     with pytest.raises(HubError, match="Consistency check failed"):
         load_bundle(REPO)
-    assert not list(client.rglob("*.incomplete"))
+    assert not list(client.glob("*/snapshots/*/onnx/backbone.onnx"))
     hub.faults.clear()
     load_bundle(REPO)
 
