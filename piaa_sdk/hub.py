@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import tempfile
 import warnings
@@ -170,12 +171,19 @@ def fetch(bundle: ModelBundle, names: Collection[str] | None = None, *, token: T
 
 
 def fetch_head(
-    bundle: ModelBundle, folder: str, files: Mapping[str, int], *, token: Token = None, is_local: bool = False
+    bundle: ModelBundle,
+    user: str,
+    folder: str,
+    files: Mapping[str, int],
+    *,
+    token: Token = None,
+    is_local: bool = False,
 ) -> dict[str, bytes] | None:
     """Return the files of a person's published head that lies beside a bundle.
 
     Args:
         bundle: From the Hub or not.
+        user: The person's name.
         folder: The person's folder inside ``heads/``.
         files: Names of the files in it, and how many bytes each may have at most.
         token: As for :func:`load_bundle`.
@@ -193,7 +201,7 @@ def fetch_head(
     for file, limit in files.items():
         path = f"{HEADS_FOLDER}/{folder}/{file}"
         try:
-            _fetch_head_file(bundle, path, limit, token, is_local=is_local)
+            _fetch_head_file(bundle, path, limit, user, token, is_local=is_local)
             found[file] = read_regular_file(bundle.folder / path, limit)
         except ModelNotFoundError as error:
             if not isinstance(error, hub_client.HubFileNotFoundError):
@@ -457,7 +465,7 @@ class _Source:
             try:
                 found = hub_client.look_up(self.name, CONFIG_NAME, self.token)
             except hub_client.HubUnavailableError as error:
-                warnings.warn(f"{error}. Using the copy of {here} in the cache", PiaaWarning, stacklevel=6)
+                warnings.warn(f"{error}. Using the copy of {here} in the cache", PiaaWarning, stacklevel=5)
                 return here, path
             except hub_client.HubFileNotFoundError as error:
                 raise self._no_bundle() from error
@@ -475,7 +483,7 @@ class _Source:
                 )
             path = hub_client.download(self.name, CONFIG_NAME, self.cache, self.token, force=self.is_forced)
         except hub_client.HubUnreachableError as error:
-            raise not_here(self.name, CONFIG_NAME, self.cache, f"the Hub does not answer: {error}") from error
+            raise not_here(self.name, CONFIG_NAME, self.cache, error.reason) from error
         except hub_client.HubFileNotFoundError as error:
             raise self._no_bundle() from error
         # The branch may have moved between the two questions; what counts is where the file came from.
@@ -491,7 +499,7 @@ class _Source:
                 )
             hub_client.download(pinned, file, self.cache, self.token, force=self.is_forced)
         except hub_client.HubUnreachableError as error:
-            raise not_here(pinned, file, self.cache, f"the Hub does not answer: {error}") from error
+            raise not_here(pinned, file, self.cache, error.reason) from error
         except hub_client.HubFileNotFoundError as error:
             raise ModelFormatError(
                 f"bundle {pinned}: {file} is missing on the Hub; {CONFIG_NAME} lists it"
@@ -543,13 +551,15 @@ def _named(pinned: HubName) -> Iterator[None]:
         raise ModelFormatError(f"bundle {pinned}: {error}{repair}") from error
 
 
-def _fetch_head_file(bundle: ModelBundle, path: str, limit: int, token: Token, *, is_local: bool) -> None:
+def _fetch_head_file(
+    bundle: ModelBundle, path: str, limit: int, user: str, token: Token, *, is_local: bool
+) -> None:
     name = None if bundle.origin is None else parse_hub_name(bundle.origin)
     if name is None or (bundle.folder / path).is_file():
         return
-    cache = bundle.folder.parents[2]
+    cache, options = bundle.folder.parents[2], f" --user {shlex.quote(user)}"
     if is_local or is_offline():
-        raise not_here(name, path, cache, _LOCAL_ONLY if is_local else _OFFLINE)
+        raise not_here(name, path, cache, _LOCAL_ONLY if is_local else _OFFLINE, options=options)
     try:
         found = hub_client.look_up(name, path, token)
         if found.size is None or found.size > limit:
@@ -558,7 +568,7 @@ def _fetch_head_file(bundle: ModelBundle, path: str, limit: int, token: Token, *
             )
         hub_client.download(name, path, cache, token, force=False)
     except hub_client.HubUnreachableError as error:
-        raise not_here(name, path, cache, f"the Hub does not answer: {error}") from error
+        raise not_here(name, path, cache, error.reason, options=options) from error
 
 
 def _bundle_files(bundle: ModelBundle) -> dict[str, Path]:

@@ -222,7 +222,7 @@ def load_published(
     folder = portable_name(name, "")
     place = f"{HEADS_FOLDER}/{folder} of {bundle.name}"
     try:
-        files = fetch_head(bundle, folder, _MAX_BYTES, token=token, is_local=is_local)
+        files = fetch_head(bundle, name, folder, _MAX_BYTES, token=token, is_local=is_local)
     except ModelFormatError as error:
         raise ProfileFormatError(str(error)) from error
     if files is None:

@@ -17,6 +17,7 @@ from export.check_record import CheckRecordError, forget, read_passed, write_pas
 from piaa_sdk import Scorer
 from piaa_sdk.bundle import ModelBundle
 from piaa_sdk.cli import app
+from piaa_sdk.profiles import ProfileStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -138,7 +139,9 @@ def test_publish_and_score_with_it(
 
 
 @pytest.mark.usefixtures("token")
-def test_people_go_up_when_they_are_named(hub: Any, checked: Path, export: Any, photos: list[Path]) -> None:
+def test_people_go_up_when_they_are_named(
+    hub: Any, checked: Path, export: Any, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     ratings = dict(zip(photos, [1, 5, 2, 4, 3, 5, 1, 2, 4, 3, 5, 2], strict=True))
     scorer = Scorer.from_pretrained(checked, cache=False)
     for name in ("alice", "bob"):
@@ -159,7 +162,13 @@ def test_people_go_up_when_they_are_named(hub: Any, checked: Path, export: Any, 
     code, _, err = export("publish", checked, REPO, "--user", "alice", "--user", "Alice!")
     assert code == 1
     assert "share the place heads/alice" in err
+    ProfileStore().delete("bob")
+    piaa("model", "download", REPO, "--user", "bob")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     piaa("score", *photos, "--model", REPO, "--user", "bob", "--no-cache")
+    unknown = piaa("score", *photos, "--model", REPO, "--user", "zoe", "--no-cache", code=1)
+    assert f"piaa model download {REPO}@" in unknown.stderr
+    assert unknown.stderr.endswith(" --user zoe\n")
 
 
 @pytest.mark.usefixtures("published")

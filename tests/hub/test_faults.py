@@ -152,7 +152,7 @@ def test_a_hub_that_is_too_slow_is_not_waited_for(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_ETAG_TIMEOUT", 0.2)
     hub.fail(faults.slow(1.0), path="config.json", method="HEAD")
-    with pytest.raises(ModelNotFoundError, match="the Hub does not answer"):
+    with pytest.raises(ModelNotFoundError, match=r"config\.json is not in the cache .* cannot be reached"):
         load_bundle(REPO)
     hub.faults.clear()
     hub.fail(faults.slow(0.05))
