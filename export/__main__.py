@@ -1,65 +1,108 @@
-"""``python -m export``: write a bundle folder from a checkpoint, check one again, and publish it."""
+"""``python -m export``: write a bundle folder from what was trained, check it, lighten it, publish it."""
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 import typer
 
-from export.bundle_writer import HEAD_NAME, read_pictures, write_bundle
-from export.golden import compare_golden
+from export.bundle_writer import METRICS_NAME, Making, read_json, write_bundle, write_card
+from export.check_record import RECORD_NAME, write_failed, write_passed
+from export.checking import Checked, check_bundle
 from export.model_card import CardFacts
-from export.parity import Parity, measure_parity
 from export.publish import describe, make_plan
-from piaa_sdk.bundle import ModelBundle
+from export.torch_model import torch_model_of
+from export.trained import open_torch_model, open_trained
+from piaa_sdk.bundle import CONFIG_NAME, ModelBundle
 from piaa_sdk.errors import ImageError, ModelFormatError, PiaaError
-from piaa_sdk.head import Prior
 from piaa_sdk.hub import publish as publish_upload
 from piaa_sdk.images import find_images
-from training.checkpoints import load_checkpoint
+from piaa_sdk.rating_scale import RatingScale
+from training import cli_options as options
+from training.data.datasets import TABLE, read_dataset
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from export.parity import Parity
+    from export.torch_model import TorchModel
+    from training.data.ratings import RatingTable
+
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
+Bundle = Annotated[Path, typer.Argument(help="Folder of the bundle.")]
 Photos = Annotated[
     list[Path] | None,
     typer.Option("--photos", help="Photo or folder to compare torch and ONNX on as well; may be repeated."),
+]
+Ratings = Annotated[
+    Path | None, typer.Option("--ratings", help="Folder with ratings and images: SROCC is compared too.")
+]
+CardData = Annotated[Path | None, typer.Option(help="JSON file of what the model card tells.")]
+Metrics = Annotated[
+    list[Path] | None,
+    typer.Option("--metrics", help="JSON file of `python -m training evaluate` or `judge`; may be repeated."),
 ]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of torch.")]
 
 
 @app.command()
 def build(
-    checkpoint: Annotated[Path, typer.Argument(help="Folder of the checkpoint.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of `training fit`, or of `meta-train`.")],
     out: Annotated[Path, typer.Argument(help="Folder that the bundle shall be.")],
-    metrics: Annotated[
-        list[Path] | None,
-        typer.Option("--metrics", help="JSON file of `python -m training evaluate`; may be repeated."),
-    ] = None,
-    card_data: Annotated[Path | None, typer.Option(help="JSON file of what the model card tells.")] = None,
+    metrics: Metrics = None,
+    card_data: CardData = None,
     photos: Photos = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="Data of the run: a meta-learned prior's kernels are measured on them."),
+    ] = None,
+    format: options.Format = TABLE,
+    groups: options.Groups = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="File of the frozen backbone's weights, if the run began with one.")
+    ] = None,
+    bundle_id: Annotated[str, typer.Option(help="Name of the bundle; backbone and learner by default.")] = "",
+    license: Annotated[str, typer.Option(help="SPDX name of the weights' licence, if it is known.")] = "",
     golden: Annotated[
         int | None, typer.Option(min=1, help="Golden pictures to put in; all by default.")
+    ] = None,
+    torch_weights: Annotated[
+        bool | None,
+        typer.Option(
+            "--torch-weights/--no-torch-weights",
+            help="Put model.safetensors in; by default where the graphs do not hold all of it.",
+        ),
+    ] = None,
+    max_size: Annotated[
+        float | None, typer.Option(min=0, help="MB that the bundle may have; no limit by default.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there already.")] = False,
     threads: Threads = 2,
 ) -> None:
     """Write a bundle folder, after torch and ONNX were found to agree."""
     torch.set_num_threads(threads)
+    records = [read_json(path) for path in metrics or []]
+    facts = CardFacts() if card_data is None else CardFacts.load(card_data)
+    found = _photo_paths(photos or [])
+    pictures = found if data is None else _rated(data, format, groups, None).paths()
     report = write_bundle(
-        load_checkpoint(checkpoint),
+        open_trained(checkpoint, pictures=pictures, weights=weights),
         out,
-        records=[_read_json(path) for path in metrics or []],
-        facts=CardFacts() if card_data is None else CardFacts.load(card_data),
-        photos=_photo_paths(photos or []),
-        golden=golden,
-        replace=force,
+        records=records,
+        facts=facts,
+        photos=found,
+        making=Making(
+            bundle_id=bundle_id,
+            license=license,
+            golden=golden,
+            torch_weights=torch_weights,
+            max_bytes=None if max_size is None else round(max_size * 1e6),
+            replace=force,
+        ),
     )
     _tell_parity(report.parity)
     typer.echo(
@@ -69,31 +112,66 @@ def build(
 
 @app.command()
 def check(
-    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    bundle: Bundle,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Checkpoint it was made from: compares torch and ONNX again.")
+        Path | None, typer.Option(help="What it was made from; by default the weights in the bundle.")
     ] = None,
     photos: Photos = None,
+    ratings: Ratings = None,
+    format: options.Format = TABLE,
+    groups: options.Groups = None,
+    scale: Annotated[
+        tuple[float, float] | None, typer.Option(help="The ends of the rating scale, for tables.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="File of the frozen backbone's weights, if the run began with one.")
+    ] = None,
     threads: Threads = 2,
 ) -> None:
-    """Check a bundle's files and golden scores, and against its checkpoint if that is given."""
+    """Compare torch, ONNX and SDK on real pictures; only what passes in full can be published."""
     torch.set_num_threads(threads)
-    loaded = ModelBundle.load(bundle)
+    paths = _photo_paths(photos or [])
+    table = None if ratings is None else _rated(ratings, format, groups, scale)
+    loaded = _loaded(bundle)
     typer.echo(f"files: {len(loaded.checksums)} as listed, revision {loaded.bundle_revision[:12]}")
-    typer.echo(f"golden scores: largest difference {compare_golden(loaded):.4f} rating units")
-    if checkpoint is None:
+    try:
+        model = _model(loaded, checkpoint, weights)
+        checked = check_bundle(
+            loaded, model, paths, table, progress=options.show_progress("pictures in torch and ONNX")
+        )
+    except ModelFormatError:
+        write_failed(bundle, loaded.bundle_revision, {})
+        raise
+    _tell_checked(checked)
+    if checked.wrong:
+        write_failed(bundle, loaded.bundle_revision, checked.figures)
+        checked.raise_if_wrong()
+    if checked.missing:
+        for part in checked.missing:
+            options.say(f"not a full check, nothing is recorded: it lacks {part}")
         return
-    names = [loaded.folder / name for name in sorted(loaded.checksums) if name.startswith("golden/")]
-    parity = measure_parity(
-        load_checkpoint(checkpoint).network(),
-        Prior.load(loaded.prior_path),
-        loaded.rating_scale,
-        loaded.backbone_path,
-        loaded.path(HEAD_NAME),
-        read_pictures([*names, *_photo_paths(photos or [])], loaded.preprocessing),
-    )
-    _tell_parity(parity)
-    parity.check()
+    write_passed(bundle, loaded.bundle_revision, checked.figures)
+    typer.echo(f"passed: {RECORD_NAME} says so, publishing asks for it")
+
+
+@app.command()
+def card(
+    bundle: Bundle,
+    card_data: CardData = None,
+    metrics: Metrics = None,
+    run: Annotated[Path | None, typer.Option(help="run.json of what was trained, if it is there.")] = None,
+) -> None:
+    """Write a bundle's model card again; no other file changes but config.json, which lists checksums."""
+    loaded = ModelBundle.load(bundle)
+    facts = CardFacts() if card_data is None else CardFacts.load(card_data)
+    config = read_json(bundle / CONFIG_NAME)
+    config.pop("files")
+    measured = read_json(bundle / METRICS_NAME)
+    if metrics:
+        measured["records"] = [read_json(path) for path in metrics]
+    write_card(bundle, config, {} if run is None else read_json(run), measured, facts)
+    again = ModelBundle.load(bundle)
+    typer.echo(f"{bundle}: revision {loaded.bundle_revision[:12]} became {again.bundle_revision[:12]}")
 
 
 @app.command()
@@ -154,10 +232,29 @@ def publish(
 def main() -> None:
     """Run the command line; a :class:`PiaaError` is one line on stderr and exit code 1."""
     try:
-        app()
+        app(prog_name="python -m export")
     except PiaaError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
         sys.exit(1)
+
+
+def _loaded(folder: Path) -> ModelBundle:
+    """Open a bundle; of a damaged one no earlier check may stand."""
+    try:
+        return ModelBundle.load(folder)
+    except ModelFormatError:
+        write_failed(folder, "", {})
+        raise
+
+
+def _model(bundle: ModelBundle, checkpoint: Path | None, weights: Path | None) -> TorchModel | None:
+    if checkpoint is not None:
+        return open_torch_model(checkpoint, weights=weights)
+    try:
+        return torch_model_of(bundle)
+    except ModelFormatError as error:
+        options.say(f"torch: {error}")
+        return None
 
 
 def _tell_parity(parity: Parity) -> None:
@@ -167,6 +264,31 @@ def _tell_parity(parity: Parity) -> None:
     )
 
 
+def _tell_checked(checked: Checked) -> None:
+    figures = checked.figures
+    typer.echo(f"golden scores: largest difference {figures['golden_score']:.4f} rating units")
+    if "pictures" in figures:
+        typer.echo(
+            f"torch and ONNX on {figures['pictures']:.0f} pictures: embeddings differ by at most "
+            f"{figures['onnx_embedding']:.2g} of their norm, scores by {figures['onnx_score']:.2g} rating "
+            "units"
+        )
+        typer.echo(f"torch and SDK: scores differ by at most {figures['sdk_score']:.2g} rating units")
+    if "users" in figures:
+        typer.echo(
+            f"SROCC of {figures['users']:.0f} users, mean {figures['srocc']:.4f} by torch: ONNX differs by "
+            f"at most {figures['onnx_srocc']:.2g}, the SDK by at most {figures['sdk_srocc_largest']:.2g} and "
+            f"in the mean by {figures['sdk_srocc']:.2g}"
+        )
+
+
+def _rated(
+    folder: Path, format: str, groups: list[str] | None, scale: tuple[float, float] | None
+) -> RatingTable:
+    units = None if scale is None else RatingScale(*scale)
+    return read_dataset(format, folder, scale=units, groups=groups).table
+
+
 def _photo_paths(paths: Iterable[Path]) -> list[Path]:
     found = []
     for path in find_images(paths):
@@ -174,17 +296,6 @@ def _photo_paths(paths: Iterable[Path]) -> list[Path]:
             raise path
         found.append(path)
     return found
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        # What could not be measured is NaN in Python's JSON, which is none; null is what others can read.
-        content = json.loads(path.read_bytes(), parse_constant=lambda _: None)
-    except (OSError, ValueError) as error:
-        raise ModelFormatError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ModelFormatError(f"{path} must hold a JSON object")
-    return content
 
 
 if __name__ == "__main__":

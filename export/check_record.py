@@ -7,17 +7,19 @@ neither the bundle's revision nor what goes up.
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
-from piaa_sdk.errors import ModelError, OutputError
-from piaa_sdk.files import read_regular_file, write_atomically
+from piaa_sdk.errors import ModelError
+from piaa_sdk.files import read_regular_file
+from training.folder_writing import write_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-RECORD_NAME = ".check.json"
 FORMAT_VERSION = 1
+RECORD_NAME = ".check.json"
 
 _MAX_BYTES = 1 << 20
 
@@ -26,43 +28,32 @@ class CheckRecordError(ModelError):
     """A bundle has not passed its check as it is now."""
 
 
-def write_passed(folder: Path, bundle_revision: str, figures: Mapping[str, Any]) -> None:
-    """Record that a bundle has passed.
+def write_passed(folder: Path, bundle_revision: str, figures: Mapping[str, float]) -> None:
+    """Record that a bundle was checked in full, and that nothing was wrong.
 
     Args:
         folder: Of the bundle.
-        bundle_revision: What was checked; another one has to be checked again.
-        figures: What was measured, JSON.
+        bundle_revision: Its revision; of another one the record says nothing.
+        figures: What was measured, by name.
 
     Raises:
-        OutputError: It cannot be written.
-        ValueError: The figures are no JSON, for example nan.
+        OutputError: The disk refuses.
     """
-    record = {
-        **figures,
-        "format_version": FORMAT_VERSION,
-        "bundle_revision": bundle_revision,
-        "passed": True,
-    }
-    path = folder / RECORD_NAME
-    text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    try:
-        write_atomically(path, text.encode())
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+    _write(folder, bundle_revision, figures, passed=True)
 
 
-def forget(folder: Path) -> None:
-    """Remove the record of an earlier check, before a new one begins that may not pass.
+def write_failed(folder: Path, bundle_revision: str, figures: Mapping[str, float]) -> None:
+    """Record that a check of a bundle found something wrong.
+
+    Args:
+        folder: Of the bundle.
+        bundle_revision: Its revision; empty where its files do not even tell that.
+        figures: What was measured until then, by name.
 
     Raises:
-        OutputError: It cannot be removed.
+        OutputError: The disk refuses.
     """
-    path = folder / RECORD_NAME
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be removed: {error.strerror or error}") from error
+    _write(folder, bundle_revision, figures, passed=False)
 
 
 def read_passed(folder: Path, bundle_revision: str) -> dict[str, Any]:
@@ -92,3 +83,15 @@ def read_passed(folder: Path, bundle_revision: str) -> dict[str, Any]:
             f"{bundle_revision[:12]!r} now{repair}"
         )
     return record
+
+
+def _write(folder: Path, bundle_revision: str, figures: Mapping[str, float], *, passed: bool) -> None:
+    # Not a number is what JSON cannot hold; null is what was not measured.
+    numbers = {name: None if math.isnan(value) else float(value) for name, value in figures.items()}
+    record = {
+        "format_version": FORMAT_VERSION,
+        "bundle_revision": bundle_revision,
+        "passed": passed,
+        "figures": numbers,
+    }
+    write_file(folder / RECORD_NAME, json.dumps(record, indent=2, ensure_ascii=False) + "\n")

@@ -4,31 +4,50 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from piaa_sdk.finetune.onnx import network_graph
+from export.card_story import STATISTICS
+from piaa_sdk.finetune.onnx import LARGEST_FILE, write_network_graph
 from piaa_sdk.graphs import encoded, head_graph
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from piaa_sdk.finetune.statistics_network import EmbeddingNetwork
+    from export.torch_model import TorchModel
     from piaa_sdk.head import Prior
     from piaa_sdk.rating_scale import RatingScale
 
 
-def export_backbone(network: EmbeddingNetwork, path: Path, *, size: int, metadata: Mapping[str, str]) -> None:
+def export_backbone(
+    model: TorchModel,
+    path: Path,
+    *,
+    size: int,
+    metadata: Mapping[str, str],
+    kind: str = STATISTICS,
+    largest: int = LARGEST_FILE,
+) -> None:
     """Write the graph ``pixels`` (N, S, S, 3) uint8 RGB -> ``embedding`` (N, D) float32, N free.
 
     Args:
-        network: From pixels to embedding.
-        path: The file to write; weights are inside.
+        model: From pixels to embedding.
+        path: The file to write; weights are inside, or beside it in ``*.onnx.data`` if they are too large.
         size: S, pixels.
         metadata: Written into the file as metadata properties.
+        kind: Of the network, ``statistics`` or ``aesthetic``; the former pads nothing outside convolutions.
+        largest: Bytes of weights that are kept inside.
 
     Raises:
         ModelFormatError: See :func:`piaa_sdk.finetune.onnx.network_graph`.
     """
-    path.write_bytes(encoded(network_graph(network, network.tensors(), size=size, metadata=metadata)))
+    write_network_graph(
+        model.network,
+        model.embedding_tensors,
+        path,
+        size=size,
+        metadata=metadata,
+        may_pad=kind != STATISTICS,
+        largest=largest,
+    )
 
 
 def export_head(prior: Prior, scale: RatingScale, path: Path, *, metadata: Mapping[str, str]) -> None:

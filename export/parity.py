@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime
-import torch
 
 from piaa_sdk.devices import runtime_errors
 from piaa_sdk.errors import ModelError
@@ -15,8 +15,8 @@ from piaa_sdk.errors import ModelError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from piaa_sdk.array_types import FloatArray, PixelArray
-    from piaa_sdk.finetune.statistics_network import EmbeddingNetwork
+    from export.torch_model import TorchModel
+    from piaa_sdk.array_types import PixelArray
     from piaa_sdk.head import Prior
     from piaa_sdk.rating_scale import RatingScale
 
@@ -63,7 +63,7 @@ class Parity:
 
 
 def measure_parity(
-    network: EmbeddingNetwork,
+    model: TorchModel,
     prior: Prior,
     scale: RatingScale,
     backbone_path: Path,
@@ -74,8 +74,8 @@ def measure_parity(
     """Compare torch and numpy on one side with the two graphs in onnxruntime on the other.
 
     Args:
-        network: From pixels to embedding, torch.
-        prior: Its generic score, numpy.
+        model: From pixels to embedding and, if it has a head of its own, to the score.
+        prior: Gives the generic score where it has none, numpy.
         scale: Rating units of the scores.
         backbone_path: The graph ``pixels`` -> ``embedding``.
         head_path: The graph ``embedding`` -> ``score``.
@@ -85,8 +85,11 @@ def measure_parity(
     Raises:
         ParityError: A graph does not run.
     """
-    expected = np.concatenate([embed_with_torch(network, one[np.newaxis]) for one in pixels])
-    expected_scores = scale.from_unit(prior.generic(expected))
+    if not len(pixels):
+        return Parity(0, math.nan, math.nan)
+    # One at a time: so the two sides meet in other batches.
+    expected = np.concatenate([model.embed(one[np.newaxis]) for one in pixels])
+    expected_scores = model.scores(expected, prior, scale)
     try:
         backbone, head = _session(backbone_path), _session(head_path)
         batches = [pixels[start : start + batch_size] for start in range(0, len(pixels), batch_size)]
@@ -94,15 +97,9 @@ def measure_parity(
         scores = head.run(["score"], {"embedding": found})[0]
     except runtime_errors(onnxruntime) as error:
         raise ParityError(f"onnxruntime cannot run what was exported: {error}") from error
-    relative = np.abs(found - expected).max(axis=1) / np.linalg.norm(expected, axis=1)
+    norms = np.maximum(np.linalg.norm(expected, axis=1), np.finfo(np.float32).tiny)
+    relative = np.abs(found - expected).max(axis=1) / norms
     return Parity(len(pixels), float(relative.max()), float(np.abs(scores - expected_scores).max()))
-
-
-def embed_with_torch(network: EmbeddingNetwork, pixels: PixelArray) -> FloatArray:
-    """Embed pixels (N, S, S, 3) uint8 as (N, D) float32 with the trained network."""
-    with torch.inference_mode():
-        embeddings: FloatArray = network(torch.from_numpy(pixels)).numpy()
-    return embeddings
 
 
 def _session(path: Path) -> onnxruntime.InferenceSession:

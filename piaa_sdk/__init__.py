@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from piaa_sdk.choices import Method
     from piaa_sdk.errors import (
         DeviceError,
         DivergenceError,
@@ -37,20 +38,24 @@ if TYPE_CHECKING:
         RatingError,
         SupportSetError,
     )
+    from piaa_sdk.fine_tuned import FineTuneOptions
     from piaa_sdk.hub import Published
     from piaa_sdk.profiles import UserProfile
     from piaa_sdk.rating_scale import RatingScale
-    from piaa_sdk.results import Adaptation, Prediction, Score, SupportSet, Verdict
+    from piaa_sdk.results import Adaptation, Comparison, Prediction, Score, SupportSet, Verdict
     from piaa_sdk.scorer import Scorer
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Adaptation",
+    "Comparison",
     "DeviceError",
     "DivergenceError",
+    "FineTuneOptions",
     "HubError",
     "ImageError",
+    "Method",
     "MissingDependencyError",
     "ModelError",
     "ModelFormatError",
@@ -78,6 +83,9 @@ __all__ = [
 
 _HOMES = {
     "Adaptation": "results",
+    "Comparison": "results",
+    "FineTuneOptions": "fine_tuned",
+    "Method": "choices",
     "Prediction": "results",
     "Published": "hub",
     "RatingScale": "rating_scale",

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from piaa_sdk.head import Prior
-    from piaa_sdk.results import SupportSet
+    from piaa_sdk.results import Comparison, SupportSet
 
     Float64Array = npt.NDArray[np.float64]
     Rows = npt.NDArray[np.intp]
@@ -117,19 +117,14 @@ def judge(prior: Prior, support: SupportSet, *, seed: int = 0) -> Adaptation:
     if count == 0:
         return Adaptation(shots, 0, None, None, None, Verdict.NOT_ENOUGH)
     personal, generic = personal / np.maximum(judged, 1), generic / np.maximum(judged, 1)
-    interval = _jackknife_interval(personal - generic, pairs)
-    verdict = Verdict.NOT_ENOUGH
-    if interval is not None and interval[0] > 0:
-        verdict = Verdict.LEARNED
-    elif interval is not None and interval[1] < 0:
-        verdict = Verdict.WORSE
+    interval = jackknife_interval(personal - generic, pairs)
     return Adaptation(
         shots=shots,
         pairs=count,
         prior_accuracy=float(generic[pairs].mean()),
         personal_accuracy=float(personal[pairs].mean()),
         interval=interval,
-        verdict=verdict,
+        verdict=verdict_of(interval),
     )
 
 
@@ -232,17 +227,16 @@ def _judge_pairs(
         Three symmetric matrices (K, K); pairs with equal ratings are never judged.
     """
     shots = len(ratings)
-    order = np.sign(ratings[:, None] - ratings)
-    generic_right = (np.sign(parts.generic[:, None] - parts.generic) * order + 1) / 2
+    differs = ratings[:, None] != ratings
+    generic_right = pair_agreement(parts.generic, ratings)
     personal, judged = np.zeros((shots, shots)), np.zeros((shots, shots))
     for left_out in _left_out(shots, rng):
         if np.ptp(ratings[left_out]) == 0:
             continue
         scores = _predict_left_out(prior, parts, ratings, left_out)
         block = np.ix_(left_out, left_out)
-        differs = order[block] != 0
-        personal[block] += np.where(differs, (np.sign(scores[:, None] - scores) * order[block] + 1) / 2, 0)
-        judged[block] += differs
+        personal[block] += np.where(differs[block], pair_agreement(scores, ratings[left_out]), 0)
+        judged[block] += differs[block]
     return personal, generic_right * judged, judged
 
 
@@ -266,7 +260,42 @@ def _predict_left_out(
     return scores
 
 
-def _jackknife_interval(difference: Float64Array, pairs: npt.NDArray[np.bool_]) -> tuple[float, float] | None:
+def verdict_of(interval: tuple[float, float] | None) -> Verdict:
+    """Say what follows from the interval of personal minus generic accuracy."""
+    if interval is not None and interval[0] > 0:
+        return Verdict.LEARNED
+    return Verdict.WORSE if interval is not None and interval[1] < 0 else Verdict.NOT_ENOUGH
+
+
+def adaptation_of(comparison: Comparison) -> Adaptation:
+    """Return what a comparison of methods says of the fine-tuned network against the generic score."""
+    return Adaptation(
+        shots=comparison.shots,
+        pairs=comparison.pairs,
+        prior_accuracy=comparison.generic_accuracy,
+        personal_accuracy=comparison.fine_tuned_accuracy,
+        interval=comparison.generic_interval,
+        verdict=verdict_of(comparison.generic_interval),
+    )
+
+
+def pair_agreement(scores: Float64Array, ratings: Float64Array) -> Float64Array:
+    """Tell for every pair of pictures whether scores order it as ratings do.
+
+    Args:
+        scores: (Q,).
+        ratings: (Q,).
+
+    Returns:
+        (Q, Q): 1 where they do, 0 where they do not, 0.5 where the scores are equal; of pairs with equal
+        ratings it says nothing.
+    """
+    order = np.sign(ratings[:, None] - ratings)
+    agreement: Float64Array = (np.sign(scores[:, None] - scores) * order + 1) / 2
+    return agreement
+
+
+def jackknife_interval(difference: Float64Array, pairs: npt.NDArray[np.bool_]) -> tuple[float, float] | None:
     """Return the 90 % interval of the mean of ``difference`` (K, K) over pairs.
 
     None if all pairs share one picture: then nothing is known about the spread.

@@ -113,7 +113,7 @@ class Backbone:
             raise self._failure(error) from error
         if embeddings.shape != (len(pixels), self.embedding_dim):
             raise ModelFormatError(
-                f"{self._bundle.backbone_path}: puts out {embeddings.shape} for {len(pixels)} pictures, "
+                f"{self._bundle.graph_name}: puts out {embeddings.shape} for {len(pixels)} pictures, "
                 f"must be ({len(pixels)}, {self.embedding_dim})"
             )
         with np.errstate(
@@ -121,7 +121,7 @@ class Backbone:
         ):  # what is too large becomes infinite, and is refused in the next line
             rounded = embeddings.astype(np.float16)
         if not np.isfinite(rounded).all():
-            raise ModelFormatError(f"{self._bundle.backbone_path}: puts out values that float16 cannot hold")
+            raise ModelFormatError(f"{self._bundle.graph_name}: puts out values that float16 cannot hold")
         return rounded.astype(np.float32)
 
     def _one_by_one(self, session: Any, pixels: PixelArray) -> FloatArray:
@@ -144,7 +144,7 @@ class Backbone:
     def _failure(self, error: Exception) -> DeviceError | ModelFormatError:
         text = first_line(error)
         if self._device == "cpu":
-            return ModelFormatError(f"{self._bundle.backbone_path}: fails: {text}")
+            return ModelFormatError(f"{self._bundle.graph_name}: fails: {text}")
         return DeviceError(
             f"{self._device} failed: {text}. Try a smaller batch size, or the device cpu; `piaa doctor` says "
             "what is installed"
@@ -185,14 +185,13 @@ def _open(
 
 
 def _cpu_session(runtime: ModuleType, bundle: ModelBundle, errors: tuple[type[Exception], ...]) -> Any:
-    path = bundle.backbone_path
     try:
         session = runtime.InferenceSession(
-            str(path), sess_options=_options(runtime, "cpu"), providers=[_CPU], enable_fallback=0
+            bundle.graph_source, sess_options=_options(runtime, "cpu"), providers=[_CPU], enable_fallback=0
         )
     except errors as error:
         raise ModelFormatError(
-            f"{path}: is no graph that this onnxruntime runs: {first_line(error)}"
+            f"{bundle.graph_name}: is no graph that this onnxruntime runs: {first_line(error)}"
         ) from error
     _check_graph(session, bundle)
     return session
@@ -211,7 +210,7 @@ def _accelerated_session(
             if device == "cuda":
                 _preload(runtime, errors)
             session = runtime.InferenceSession(
-                str(bundle.backbone_path),
+                bundle.graph_source,
                 sess_options=_options(runtime, device),
                 providers=[(provider, options), _CPU],
                 enable_fallback=0,
@@ -256,7 +255,7 @@ def _check_graph(session: Any, bundle: ModelBundle) -> None:
         wanted = f"one output, float32 (N, {dim})"
     else:
         return
-    raise ModelFormatError(f"{bundle.backbone_path}: has {'; '.join(found)}, must have {wanted}")
+    raise ModelFormatError(f"{bundle.graph_name}: has {'; '.join(found)}, must have {wanted}")
 
 
 def _fits(value: Any, kind: str, shape: tuple[int, ...]) -> bool:
@@ -270,6 +269,8 @@ def _fits(value: Any, kind: str, shape: tuple[int, ...]) -> bool:
 
 
 def _graph_name(bundle: ModelBundle, key: str, default: str) -> str:
+    if bundle.graph is not None:
+        return default
     graphs = bundle.config.get("graphs")
     backbone = graphs.get("backbone") if isinstance(graphs, dict) else None
     name = backbone.get(key) if isinstance(backbone, dict) else None

@@ -15,6 +15,7 @@ never opened. What it says itself is read in :mod:`piaa_sdk.manifest`.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import stat
@@ -154,6 +155,7 @@ class ModelBundle:
         backbone_name: The graph that is used; another one than ``onnx/backbone.onnx`` for a variant.
         checked: Which listed files are there and unchanged; of a bundle from the Hub perhaps only some.
         origin: Where it was fetched from, ``org/name@commit``; None for a folder of the caller's.
+        graph: A person's own graph that is used in place of the file's; None to use the file.
     """
 
     folder: Path
@@ -169,6 +171,7 @@ class ModelBundle:
     backbone_name: str = BACKBONE_NAME
     checked: frozenset[str] = field(default=frozenset(), hash=False, repr=False)
     origin: str | None = None
+    graph: bytes | None = field(default=None, hash=False, repr=False)
 
     @classmethod
     def load(
@@ -264,6 +267,26 @@ class ModelBundle:
         return self.path(self.backbone_name)
 
     @property
+    def graph_source(self) -> str | bytes:
+        """What onnxruntime opens: the path of the graph, or a person's own graph itself."""
+        return str(self.backbone_path) if self.graph is None else self.graph
+
+    @property
+    def graph_name(self) -> str:
+        """What messages call it."""
+        return str(self.backbone_path) if self.graph is None else "the person's own network"
+
+    def with_graph(self, graph: bytes, embedding_dim: int) -> ModelBundle:
+        """Return the same bundle with a person's own network in place of its backbone.
+
+        Args:
+            graph: ``pixels`` -> embedding, on pixels as this bundle prepares them.
+            embedding_dim: D of it.
+        """
+        embedding_id = _digest_with_rules(hashlib.sha256(graph).hexdigest(), self.preprocessing)
+        return dataclasses.replace(self, graph=graph, embedding_dim=embedding_dim, embedding_id=embedding_id)
+
+    @property
     def prior_path(self) -> Path:
         """What adaptation starts from."""
         return self.path(PRIOR_NAME)
@@ -295,11 +318,15 @@ def write_config(folder: Path, config: Mapping[str, object]) -> None:
 
 
 def _embedding_id(manifest: Manifest, backbone_name: str, preprocessing: Preprocessing) -> str:
+    parts = (backbone_name, f"{backbone_name}_data", f"{backbone_name}.data")  # weights may lie beside
+    checksums = "".join(manifest.files[name].sha256 for name in parts if name in manifest.files)
+    return _digest_with_rules(checksums, preprocessing)
+
+
+def _digest_with_rules(checksums: str, preprocessing: Preprocessing) -> str:
     # What counts is the rule that this version decodes with, not the one the bundle was trained with.
     rules = {**preprocessing.to_json(), "decoding_rule": DECODING_RULE}
     canonical = json.dumps(rules, sort_keys=True, separators=(",", ":"))
-    parts = (backbone_name, f"{backbone_name}_data", f"{backbone_name}.data")  # weights may lie beside
-    checksums = "".join(manifest.files[name].sha256 for name in parts if name in manifest.files)
     return hashlib.sha256((checksums + canonical).encode()).hexdigest()
 
 

@@ -19,3 +19,11 @@ class Order(StrEnum):
 
     INPUT = "input"
     SCORE = "score"
+
+
+class Method(StrEnum):
+    """How a person's taste is learned."""
+
+    CLOSED_FORM = "closed-form"
+    FINETUNE = "finetune"
+    AUTO = "auto"

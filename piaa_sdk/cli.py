@@ -17,14 +17,17 @@ from typer.core import TyperGroup
 
 from piaa_sdk import __version__, cli_stored
 from piaa_sdk.announcements import listening
-from piaa_sdk.choices import ReportFormat
+from piaa_sdk.choices import Method, ReportFormat
 from piaa_sdk.cli_options import (
     Add,
     BatchSize,
+    Bf16,
     DemoFolder,
     Device,
+    Epochs,
     Force,
     Format,
+    LearningMethod,
     Model,
     NoCache,
     Output,
@@ -36,6 +39,7 @@ from piaa_sdk.cli_options import (
     Replace,
     RowOrder,
     Scale,
+    StopsEarly,
     Top,
     Users,
     Workers,
@@ -44,10 +48,11 @@ from piaa_sdk.errors import PiaaError, ProfileNotFoundError
 from piaa_sdk.terminal import Console, count_of, silence, tell
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from piaa_sdk.errors import ImageError
+    from piaa_sdk.fine_tuned import FineTuningProgress
     from piaa_sdk.profiles import UserProfile
     from piaa_sdk.ratings import Rating, RatingTable
     from piaa_sdk.reports import Report
@@ -241,6 +246,10 @@ def personalize(
     device: Device = "auto",
     workers: Workers = None,
     no_cache: NoCache = False,
+    method: LearningMethod = Method.CLOSED_FORM,
+    epochs: Epochs = None,
+    stop_early: StopsEarly = False,
+    bf16: Bf16 = False,
 ) -> None:
     """Learn a person's taste from photos that the person has rated.
 
@@ -248,9 +257,16 @@ def personalize(
     column, user, may tell several people apart. How well the taste was learned is checked on ratings that
     were left out, and said.
     """
+    if method is Method.CLOSED_FORM and (epochs is not None or stop_early or bf16):
+        raise typer.BadParameter("only fine-tuning has it; add --method finetune", param_hint="--epochs")
+    if method is not Method.CLOSED_FORM:
+        from piaa_sdk.fine_tuned import check_finetune
+
+        check_finetune()
     if add and replace:
         raise typer.BadParameter("add to the stored ratings or replace them, not both", param_hint="--add")
-    from piaa_sdk.explanations import describe_adaptation, describe_addition
+    from piaa_sdk.explanations import describe_adaptation, describe_addition, describe_comparison
+    from piaa_sdk.fine_tuned import FineTuneOptions
     from piaa_sdk.images import printable
     from piaa_sdk.profiles import ProfileStore
     from piaa_sdk.ratings import RatingTable, read_ratings, summarize
@@ -269,15 +285,42 @@ def personalize(
                 pass
         mine = RatingTable({None: rows})
         before = None if replace else _stored(name)
-        personal = scorer.personalize(mine, user=name, scale=scale, add=add, replace=replace)
+        personal = scorer.personalize(
+            mine,
+            user=name,
+            scale=scale,
+            add=add,
+            replace=replace,
+            method=method,
+            options=FineTuneOptions(
+                epochs=epochs, stops_early=stop_early, bf16=bf16, progress=_fine_tuning_lines(console)
+            ),
+        )
         origin = "as stated" if scale else "as before" if before else "recognized; state another with --scale"
         tell(f"scale {personal.scale} ({origin})")
         if add and before is not None and personal.profile is not None:
             tell(describe_addition(before, personal.profile, len(rows)))
-        if personal.adaptation is not None:
+        if personal.comparison is not None:
+            tell(*describe_comparison(personal.comparison, method))
+        elif personal.adaptation is not None:
             tell(*describe_adaptation(personal.adaptation))
         tell(f"Stored in {printable(str(ProfileStore().folder))}. To score with it:")
         tell(f"  piaa score PHOTOS --user {shlex.quote(name)}", "")
+
+
+def _fine_tuning_lines(console: Console) -> Callable[[FineTuningProgress], None]:
+    """Tell of each fit's epochs on one line at a terminal, and of each fit's end elsewhere."""
+
+    def show(progress: FineTuningProgress) -> None:
+        is_last = progress.epoch == progress.epochs
+        epoch = f"epoch {progress.epoch} of {progress.epochs}"
+        line = f"fine-tuning, fit {progress.run} of {progress.runs}, {epoch}: loss {progress.loss:.4f}"
+        if console.shows_progress:
+            console.show_state("" if is_last and progress.run == progress.runs else line)
+        elif is_last:
+            console.say(line)
+
+    return show
 
 
 def _people_in(table: RatingTable, user: str | None) -> dict[str, tuple[Rating, ...]]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from piaa_sdk.choices import Order, ReportFormat
+from piaa_sdk.choices import Method, Order, ReportFormat
 
 
 def complete_user(incomplete: str) -> list[str]:
@@ -98,6 +98,29 @@ Scale = Annotated[
 Add = Annotated[bool, typer.Option("--add", help="Add to the ratings that are stored.")]
 Replace = Annotated[
     bool, typer.Option("--replace", help="Replace what is stored under the name; a backup of it is kept.")
+]
+LearningMethod = Annotated[
+    Method,
+    typer.Option(
+        "--method",
+        help="closed-form takes milliseconds; finetune tunes the whole network in minutes (extra finetune); "
+        "auto keeps what is tuned only where left-out ratings prove that it is better.",
+    ),
+]
+Epochs = Annotated[
+    int | None, typer.Option("--epochs", min=1, help="Epochs of fine-tuning; by default as the model says.")
+]
+StopsEarly = Annotated[
+    bool,
+    typer.Option(
+        "--stop-early", help="Choose the epochs of fine-tuning on a fifth of the ratings, left out."
+    ),
+]
+Bf16 = Annotated[
+    bool,
+    typer.Option(
+        "--bf16", help="Fine-tune in bfloat16: faster on recent graphics cards, slow on processors."
+    ),
 ]
 DemoFolder = Annotated[
     Path | None,

@@ -245,6 +245,7 @@ def _facts_of_profile(profile: UserProfile, backups: Sequence[Path]) -> Iterator
     yield "rated photos", str(len(profile.support))
     yield "scale", str(profile.scale)
     yield "learned", profile.created_at
+    yield "learned by", profile.kind
     yield "model", f"{profile.bundle_id} {profile.bundle_revision[:12]}"
     if backups:
         yield "backups", "; ".join(printable(str(path)) for path in backups)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from piaa_sdk.choices import Method
 from piaa_sdk.images import printable
 from piaa_sdk.profiles import merge_ratings
 from piaa_sdk.results import Verdict
@@ -11,15 +12,15 @@ from piaa_sdk.terminal import count_of
 
 if TYPE_CHECKING:
     from piaa_sdk.profiles import UserProfile
-    from piaa_sdk.results import Adaptation
+    from piaa_sdk.results import Adaptation, Comparison
 
 _NAMED = 5  # changed ratings that are named
 
 _VERDICTS = {
     Verdict.LEARNED: "It has learned something of this taste that the generic score does not know.",
     Verdict.NOT_ENOUGH: (
-        "Not enough ratings yet to be sure: where it is unsure, the personal score stays with the generic "
-        "one. More ratings (piaa personalize with --add) narrow the interval down."
+        "Not enough ratings yet to be sure: where it is unsure, the closed form stays with the generic "
+        "score. More ratings (piaa personalize with --add) narrow the interval down."
     ),
     Verdict.WORSE: (
         "The personal score orders these pairs less well than the generic one. Look for slips among the "
@@ -54,6 +55,40 @@ def describe_adaptation(adaptation: Adaptation) -> list[str]:
             difference += f" (90 % interval {100 * low:+.0f} to {100 * high:+.0f})"
         lines.append(difference)
     return [*lines, _VERDICTS[adaptation.verdict]]
+
+
+def describe_comparison(comparison: Comparison, method: Method) -> list[str]:
+    """Say how the methods did on left-out ratings, which one is recommended and which one was stored.
+
+    Args:
+        comparison: What left-out pairs of ratings said.
+        method: What was asked for.
+
+    Returns:
+        Lines.
+    """
+    lines = [
+        f"Checked on {comparison.pairs:,} pairs of photos whose ratings were left out of fits and stopping.",
+        "Pairs put in the order of the ratings (50 % would be chance):",
+        f"  generic score   {100 * comparison.generic_accuracy:3.0f} %",
+        f"  closed form     {100 * comparison.closed_form_accuracy:3.0f} %",
+        f"  fine-tuned      {100 * comparison.fine_tuned_accuracy:3.0f} %",
+    ]
+    gained = 100 * (comparison.fine_tuned_accuracy - comparison.closed_form_accuracy)
+    difference = f"  fine-tuned - closed form  {gained:+.0f} points"
+    if comparison.interval is not None:
+        low, high = comparison.interval
+        difference += f" (90 % interval {100 * low:+.0f} to {100 * high:+.0f})"
+    lines.append(difference)
+    if comparison.recommended is Method.FINETUNE:
+        return [*lines, "Recommended: the fine-tuned network, which is stored."]
+    if method is Method.AUTO:
+        return [*lines, "Recommended: the closed form, which is stored; nothing proves fine-tuning better."]
+    return [
+        *lines,
+        "Recommended: the closed form, for nothing proves fine-tuning better. The fine-tuned network is "
+        "stored, as asked; the same command with --method closed-form goes back.",
+    ]
 
 
 def describe_addition(before: UserProfile, after: UserProfile, given: int) -> str:

@@ -113,7 +113,7 @@ def scoring_graph(
     try:
         proto = onnx.compose.merge_models(backbone, proto, io_map=[(output, "embedding")], name="scorer")
     except (ValueError, onnx.checker.ValidationError) as error:
-        raise ModelFormatError(f"{bundle.backbone_path}: cannot be joined with a head: {error}") from error
+        raise ModelFormatError(f"{bundle.graph_name}: cannot be joined with a head: {error}") from error
     outputs = {value.name for value in proto.graph.output}
     proto.doc_string = (
         "Scores photographs. Feed upright sRGB pictures as uint8 (N, height, width, 3); the metadata "
@@ -136,18 +136,23 @@ def stamped(proto: onnx.ModelProto, metadata: Mapping[str, str]) -> onnx.ModelPr
     """
     import onnx
 
-    del proto.metadata_props[:]
-    for key, value in sorted(metadata.items()):
-        proto.metadata_props.add(key=key, value=value)
-    # The version of an exporter would make equal graphs unequal files.
-    proto.producer_name, proto.producer_version = PRODUCER, ""
-    del proto.graph.value_info[:]  # shapes that every reader can infer
+    stamp(proto, metadata)
     try:
         onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
         raise ModelFormatError(f"onnx refuses the graph: {error}") from error
     return proto
+
+
+def stamp(proto: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
+    """Write the metadata properties into a graph, and take out what changes without it."""
+    del proto.metadata_props[:]
+    for key, value in sorted(metadata.items()):
+        proto.metadata_props.add(key=key, value=value)
+    # The version of an exporter would make equal graphs unequal files.
+    proto.producer_name, proto.producer_version = PRODUCER, ""
+    del proto.graph.value_info[:]  # shapes that every reader can infer
 
 
 def _metadata(bundle: ModelBundle, pixels: str, scale: RatingScale, kind: str) -> dict[str, str]:
@@ -183,9 +188,12 @@ def _backbone(bundle: ModelBundle) -> tuple[onnx.ModelProto, str]:
     import onnx.compose
     from google.protobuf.message import DecodeError
 
-    path = bundle.backbone_path
+    path = bundle.graph_name
     try:
-        proto = onnx.load_model(path, load_external_data=False)
+        if bundle.graph is None:
+            proto = onnx.load_model(bundle.backbone_path, load_external_data=False)
+        else:
+            proto = onnx.load_model_from_string(bundle.graph)
     except (OSError, DecodeError) as error:
         raise ModelFormatError(f"{path}: is no ONNX graph: {error}") from error
     if any(onnx.external_data_helper.uses_external_data(tensor) for tensor in proto.graph.initializer):

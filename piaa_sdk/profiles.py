@@ -44,6 +44,7 @@ from piaa_sdk.errors import (
     RatingError,
 )
 from piaa_sdk.files import PARTIAL_SUFFIX, read_regular_file, write_atomically
+from piaa_sdk.fine_tuned import FINE_TUNED
 from piaa_sdk.folders import data_folder
 from piaa_sdk.images import printable, refuse_photo_name
 from piaa_sdk.user_profile import (
@@ -74,7 +75,9 @@ __all__ = [
     "MergedRatings",
     "ProfileStore",
     "UserProfile",
+    "check_kind",
     "check_model",
+    "check_network",
     "check_same_ratings",
     "check_scale",
     "clean_name",
@@ -100,6 +103,46 @@ _WINDOWS_DEVICES = frozenset(
 )
 
 
+def check_kind(profile: UserProfile, kind: str) -> None:
+    """Check that a profile was learned as the caller goes on with it.
+
+    Raises:
+        ProfileMismatchError: It was not; the message says what to do.
+    """
+    if profile.kind == kind:
+        return
+    name, quoted = printable(profile.user), shlex.quote(profile.user)
+    if profile.kind == FINE_TUNED:
+        raise ProfileMismatchError(
+            f"{name!r} has a fine-tuned network; go on with it, or start over, with: piaa personalize "
+            f"ratings.csv --user {quoted} --method finetune (and --add or --replace)"
+        )
+    raise ProfileMismatchError(
+        f"the profile of {name!r} is of the kind {profile.kind!r}, this version reads {kind!r}; "
+        "update piaa-sdk"
+    )
+
+
+def check_network(profile: UserProfile, bundle: ModelBundle) -> None:
+    """Check that a person's own network belongs to a model.
+
+    Args:
+        profile: Of the kind ``fine-tuned``.
+        bundle: The model, with the person's graph in place of its own.
+
+    Raises:
+        ProfileMismatchError: It was tuned from another model, or for pictures prepared in another way.
+    """
+    if profile.bundle_id == bundle.bundle_id and profile.embedding_id == bundle.embedding_id:
+        return
+    raise ProfileMismatchError(
+        f"the network of {printable(profile.user)!r} was fine-tuned from {profile.bundle_id} "
+        f"{profile.bundle_revision[:12]}, this is {bundle.bundle_id} {bundle.bundle_revision[:12]}; name "
+        f"that model with --model, or tune anew with: piaa personalize ratings.csv --user "
+        f"{shlex.quote(profile.user)} --method finetune --replace"
+    )
+
+
 def check_model(
     profile: UserProfile, bundle: ModelBundle, *, kind: str, only_embeddings: bool = False
 ) -> None:
@@ -114,12 +157,8 @@ def check_model(
     Raises:
         ProfileMismatchError: It cannot; the message says what to do.
     """
+    check_kind(profile, kind)
     name = printable(profile.user)
-    if profile.kind != kind:
-        raise ProfileMismatchError(
-            f"the profile of {name!r} is of the kind {profile.kind!r}, this version reads {kind!r}; "
-            "update piaa-sdk"
-        )
     is_other = profile.embedding_id != bundle.embedding_id
     model = "" if bundle.folder == EMBEDDED_FOLDER else f" --model {shlex.quote(bundle.name)}"
     if is_other or not (only_embeddings or profile.bundle_revision == bundle.bundle_revision):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from piaa_sdk.choices import Method
 from piaa_sdk.errors import SupportSetError
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ class Score:
     Attributes:
         image: The path as it was given, or a name such as ``image 3`` for a picture without one.
         user: Name of the person, None for the generic score alone.
-        generic: Score of the generic prior, mapped to the person's scale.
+        generic: Score of the generic prior, mapped to the person's scale; None for a person with a network of
+            their own.
         personal: Score for the person; None without one.
         std: Predictive standard deviation of ``personal``, rating noise included, rating units.
         latent_std: The part of ``std`` that more ratings could remove, rating units.
@@ -55,13 +57,13 @@ class Prediction:
     """Scores of N embeddings, float64, rating units.
 
     Attributes:
-        generic: (N,).
+        generic: (N,); None for a person with a network of their own, which knows no generic score.
         personal: (N,), None without a person.
         std: (N,) predictive standard deviation of ``personal``, rating noise included.
         latent_std: (N,) its part that more ratings could remove.
     """
 
-    generic: FloatArray
+    generic: FloatArray | None
     personal: FloatArray | None = None
     std: FloatArray | None = None
     latent_std: FloatArray | None = None
@@ -69,7 +71,9 @@ class Prediction:
     @property
     def value(self) -> FloatArray:
         """The scores to sort by, (N,): personal where there are any, else generic."""
-        return self.generic if self.personal is None else self.personal
+        value = self.generic if self.personal is None else self.personal
+        assert value is not None, "neither a generic nor a personal score"
+        return value
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,6 +121,37 @@ class Verdict(StrEnum):
     LEARNED = "learned"
     NOT_ENOUGH = "not-enough-ratings"
     WORSE = "worse-than-prior"
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Generic, closed-form and fine-tuned scores on ratings that neither fits nor stopping have seen.
+
+    Attributes:
+        shots: K, rated pictures.
+        pairs: Left-out pairs with different ratings that were judged.
+        generic_accuracy: Share of them that the generic score orders as the person does, 0 to 1.
+        closed_form_accuracy: The same for the closed-form head.
+        fine_tuned_accuracy: The same for the fine-tuned network.
+        interval: 90 % interval of fine-tuned minus closed-form accuracy; None where pairs are too few.
+        generic_interval: The same of fine-tuned minus generic accuracy.
+        std: Root mean square of left-out rating minus fine-tuned score, [0, 1] units.
+    """
+
+    shots: int
+    pairs: int
+    generic_accuracy: float
+    closed_form_accuracy: float
+    fine_tuned_accuracy: float
+    interval: tuple[float, float] | None
+    generic_interval: tuple[float, float] | None
+    std: float
+
+    @property
+    def recommended(self) -> Method:
+        """Fine-tuning only where the interval says that it is better: it costs a network per person."""
+        is_better = self.interval is not None and self.interval[0] > 0
+        return Method.FINETUNE if is_better else Method.CLOSED_FORM
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import time
 from dataclasses import dataclass
@@ -13,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 import numpy as np
 
-from piaa_sdk.adaptation import adapt, judge
-from piaa_sdk.backbone import Backbone
+from piaa_sdk.adaptation import adapt, adaptation_of, judge
 from piaa_sdk.bundle import EMBEDDED_FOLDER
-from piaa_sdk.embedding_cache import EmbeddingCache, default_path
+from piaa_sdk.choices import Method
+from piaa_sdk.engine import Engine
 from piaa_sdk.errors import (
     ImageError,
     ModelFormatError,
@@ -27,14 +26,24 @@ from piaa_sdk.errors import (
     ProfileNotFoundError,
     RatingError,
 )
-from piaa_sdk.head import PersonalHead, Prior
+from piaa_sdk.fine_tuned import (
+    FINE_TUNED,
+    FineTunedHead,
+    FineTuneOptions,
+    check_finetune,
+    pack,
+    unpack,
+)
+from piaa_sdk.head import PersonalHead
 from piaa_sdk.hub import fetch, load_bundle, plan_upload, publish, save_bundle
-from piaa_sdk.images import find_images, printable
-from piaa_sdk.pipeline import embed_images
+from piaa_sdk.images import load_image, printable
+from piaa_sdk.manifest import WEIGHTS_NAME
 from piaa_sdk.profiles import (
     ProfileStore,
     UserProfile,
+    check_kind,
     check_model,
+    check_network,
     check_same_ratings,
     check_scale,
     merge_ratings,
@@ -45,7 +54,7 @@ from piaa_sdk.profiles import (
 )
 from piaa_sdk.published_head import PublishedHead, load_published
 from piaa_sdk.rating_scale import RatingScale
-from piaa_sdk.ratings import choose_scale, collect_ratings
+from piaa_sdk.ratings import Rating, choose_scale, collect_ratings
 from piaa_sdk.results import Prediction, Score, SupportSet
 
 if TYPE_CHECKING:
@@ -56,11 +65,14 @@ if TYPE_CHECKING:
     from piaa_sdk.hub import Published
     from piaa_sdk.hub_client import Token
     from piaa_sdk.pipeline import EmbeddedImage
-    from piaa_sdk.ratings import Rating, RatingsInput
-    from piaa_sdk.results import Adaptation
+    from piaa_sdk.ratings import RatingsInput
+    from piaa_sdk.results import Adaptation, Comparison
 
 KIND = "closed-form"
 """How the heads of this module are learned."""
+
+_LARGEST_DIFFERENCE = 5e-3
+"""Between torch and a graph whose embedding is rounded to float16, share of the scale."""
 
 _TOGETHER = 256  # embeddings that are turned into scores at once
 _HOLD_SECONDS = 0.02  # how long one waits for others to be scored with
@@ -78,16 +90,21 @@ class Scorer:
         scale: Units of the scores: the person's own, else the bundle's.
         profile: The stored profile, None without one.
         support: What was learned from; None for the generic scorer, and for a published head.
+        comparison: What fine-tuning was compared with, right after it was; else None.
     """
 
-    def __init__(self, engine: _Engine, person: _Person | None = None) -> None:
-        self._engine = engine
+    def __init__(
+        self, base: Engine, person: _Person | None = None, comparison: Comparison | None = None
+    ) -> None:
+        self._base = base
+        self._engine = base if person is None or person.engine is None else person.engine
         self._person = person
-        self.bundle: ModelBundle = engine.bundle
+        self.bundle: ModelBundle = self._engine.bundle
         self.user: str | None = person.user if person else None
-        self.scale: RatingScale = person.scale if person else engine.bundle.rating_scale
+        self.scale: RatingScale = person.scale if person else base.bundle.rating_scale
         self.profile: UserProfile | None = person.profile if person else None
         self.support: SupportSet | None = person.support if person else None
+        self.comparison = comparison
 
     @classmethod
     def from_pretrained(
@@ -144,7 +161,7 @@ class Scorer:
             local_files_only=local_files_only,
             token=token,
         )
-        engine = _Engine(bundle, device, cache, workers, batch_size)
+        engine = Engine(bundle, device, cache, workers, batch_size)
         return cls(engine, None if user is None else _person(engine, user, token, local_files_only))
 
     def __repr__(self) -> str:
@@ -265,12 +282,19 @@ class Scorer:
         embeddings = np.asarray(embeddings)
         if embeddings.ndim != 2 or embeddings.shape[1] != self.bundle.embedding_dim:
             raise ValueError(f"embeddings are {embeddings.shape}, must be (N, {self.bundle.embedding_dim})")
-        generic = self.scale.from_unit(self._engine.prior.generic(embeddings))
-        if self._person is None:
+        person, scale = self._person, self.scale
+        generic = None
+        if person is None or person.engine is None:
+            generic = scale.from_unit(self._engine.prior.generic(embeddings))
+        if person is None:
             return Prediction(generic)
-        mean, std, latent_std = self._person.head.predict(embeddings)
-        span = self.scale.span
-        return Prediction(generic, self.scale.from_unit(mean), std * span, latent_std * span)
+        mean, std, latent_std = person.head.predict(embeddings)
+        return Prediction(
+            generic,
+            scale.from_unit(mean),
+            std * scale.span,
+            None if latent_std is None else latent_std * scale.span,
+        )
 
     def personalize(
         self,
@@ -281,6 +305,8 @@ class Scorer:
         photos: PathInput | None = None,
         add: bool = False,
         replace: bool = False,
+        method: Method | str = Method.CLOSED_FORM,
+        options: FineTuneOptions | None = None,
     ) -> Self:
         """Learn one person's taste from rated pictures.
 
@@ -291,11 +317,17 @@ class Scorer:
             photos: Folder that paths are relative to.
             add: Learn from the stored ratings of ``user`` and these together.
             replace: Forget the stored ratings of ``user``; a backup of them is kept.
+            method: ``closed-form``, in milliseconds; ``finetune``, which tunes the whole network to this
+                person (eqs. 9 to 11 of BLG-PIAA) in minutes and needs the extra ``finetune``; or ``auto``,
+                which fine-tunes only where left-out ratings prove that it is better. ``comparison`` of the
+                new scorer says how the methods did.
+            options: Of fine-tuning.
 
         Returns:
             A new Scorer for this person.
 
         Raises:
+            MissingDependencyError: Fine-tuning without the extra ``finetune``.
             RatingError: Ratings that cannot be understood, or a rated picture that cannot be read; named.
             SupportSetError: Too few ratings, or all equal.
             ProfileExistsError: Other ratings are stored under that name, and neither ``add`` nor ``replace``.
@@ -305,19 +337,31 @@ class Scorer:
             raise ValueError("add to the stored ratings or replace them, not both")
         if (add or replace) and user is None:
             raise ValueError("add and replace are about a stored profile; name it with user=")
+        method = Method(method)
+        if method is not Method.CLOSED_FORM:
+            check_finetune()
         rows = collect_ratings(ratings, photos=photos).of_user(user)
         stored = _stored(user, add=add, replace=replace)
         known = None if replace else stored
         if known is not None:
             check_scale(known, None if scale is None else RatingScale(*_ends(scale)))
+        if known is not None and add and method is not Method.CLOSED_FORM:
+            rows = _with_stored(rows, known)
+            own_scale = choose_scale(rows, known.scale)
+            return self._tuned(user, own_scale, rows, method, options or FineTuneOptions(), backup=False)
         images = _names(rows, known)
         values: FloatArray = np.array([row.rating for row in rows], dtype=np.float64)
         has_names = all(isinstance(row.image, str) for row in rows)
         if known is not None and not add and has_names:
             check_same_ratings(known, images, values)
         own_scale = choose_scale(rows, scale if known is None else known.scale)
+        if method is not Method.CLOSED_FORM:
+            is_replaced = stored is not None and replace
+            return self._tuned(
+                user, own_scale, rows, method, options or FineTuneOptions(), backup=is_replaced
+            )
         if known is not None and add:
-            check_model(known, self.bundle, kind=KIND, only_embeddings=True)
+            check_model(known, self._base.bundle, kind=KIND, only_embeddings=True)
         embeddings = self._embed_rated(rows)
         if known is not None and (add or not has_names):
             merged = merge_ratings(known, images, values, embeddings)
@@ -341,13 +385,14 @@ class Scorer:
             ProfileMismatchError: The pictures have to be read again, and one cannot be.
         """
         profile = ProfileStore().load(user)
+        check_kind(profile, KIND)
         embeddings = profile.support.embeddings
-        if profile.embedding_id != self.bundle.embedding_id:
+        if profile.embedding_id != self._base.bundle.embedding_id:
             _check_places(profile)
             embeddings = np.stack(
                 [
                     _rated_embedding(profile, item)
-                    for item in self._engine.embed(map(Path, profile.support.images), expand=False)
+                    for item in self._base.embed(map(Path, profile.support.images), expand=False)
                 ]
             )
         return self._learned(profile.user, profile.scale, profile.support.images, profile.ratings, embeddings)
@@ -379,6 +424,9 @@ class Scorer:
         target = target_of_export(path, name, replace=replace)
         if self._person is None:
             graph = scoring_graph(self.bundle, self._engine.prior, self.scale, kind="generic")
+        elif isinstance(self._person.head, FineTunedHead):
+            own = self._person.head
+            graph = scoring_graph(self.bundle, own.prior, self.scale, kind=FINE_TUNED, std=own.std)
         else:
             graph = scoring_graph(self.bundle, self._person.head, self.scale, kind=KIND)
         write_export(target, encoded(graph))
@@ -400,7 +448,7 @@ class Scorer:
             ModelFormatError: A file of the model is damaged.
             HubError: A file that scoring does not need has to be fetched first, and the Hub refuses or fails.
         """
-        return save_bundle(self.bundle, save_directory)
+        return save_bundle(self._base.bundle, save_directory)
 
     def push_to_hub(
         self,
@@ -447,6 +495,11 @@ class Scorer:
         if self._person is not None:
             if self.user is None:
                 raise ProfileError("the person has no name to publish under; personalize with user=")
+            if isinstance(self._person.head, FineTunedHead):
+                raise ProfileError(
+                    f"{self.user!r} has a network of their own, which is no head of this bundle; give it "
+                    "away as a file (piaa users export), or publish what --method closed-form learns"
+                )
             published = PublishedHead.of(self.user, KIND, self.scale, self.bundle, self._person.head)
             heads, disclosed = published.files(), published.disclosed
         return publish(
@@ -469,31 +522,82 @@ class Scorer:
         embeddings: FloatArray,
         *,
         backup: bool = False,
+        comparison: Comparison | None = None,
     ) -> Self:
         support = SupportSet(embeddings, scale.to_unit(ratings), images)
-        head = adapt(self._engine.prior, support)
+        head = adapt(self._base.prior, support)
         if user is None:
-            return type(self)(self._engine, _Person(None, scale, support, head, None))
+            return type(self)(self._base, _Person(None, scale, support, head, None), comparison)
+        bundle = self._base.bundle
         profile = UserProfile(
             user=user,
             kind=KIND,
             scale=scale,
-            bundle_id=self.bundle.bundle_id,
-            bundle_revision=self.bundle.bundle_revision,
-            embedding_id=self.bundle.embedding_id,
+            bundle_id=bundle.bundle_id,
+            bundle_revision=bundle.bundle_revision,
+            embedding_id=bundle.embedding_id,
             head=head.to_tensors(),
             support=support,
             ratings=ratings,
-            adaptation=judge(self._engine.prior, support),
+            adaptation=judge(self._base.prior, support),
         )
         ProfileStore().save(profile, backup=backup)
-        return type(self)(self._engine, _Person(profile.user, scale, support, head, profile))
+        return type(self)(self._base, _Person(profile.user, scale, support, head, profile), comparison)
 
-    def _embed_rated(self, rows: Sequence[Rating]) -> FloatArray:
+    def _tuned(
+        self,
+        user: str | None,
+        scale: RatingScale,
+        rows: Sequence[Rating],
+        method: Method,
+        options: FineTuneOptions,
+        *,
+        backup: bool,
+    ) -> Self:
+        """Fine-tune the network to these ratings, and keep it if ``method`` says so."""
+        from piaa_sdk.finetune.person import PersonFit
+
+        images = _names(rows, None)
+        ratings: FloatArray = np.array([row.rating for row in rows], dtype=np.float64)
+        embeddings = self._embed_rated(rows)
+        support = SupportSet(embeddings, scale.to_unit(ratings), images)
+        bundle = self._base.bundle
+        if WEIGHTS_NAME in bundle.checksums:
+            bundle = fetch(bundle, (WEIGHTS_NAME,))
+        pixels = np.stack([load_image(row.image, bundle.preprocessing) for row in rows])
+        fit = PersonFit(bundle, self._base.prior, pixels, support.ratings, options, self._base.asked_device)
+        comparison = fit.compare(embeddings)
+        if method is Method.AUTO and comparison.recommended is Method.CLOSED_FORM:
+            return self._learned(
+                user, scale, images, ratings, embeddings, backup=backup, comparison=comparison
+            )
+        tuned = fit.tune(comparison.std)
+        engine = self._base.with_network(tuned.graph, tuned.head.prior)
+        own = self._embed_rated(rows, engine)
+        _check_same_scores(tuned.head.predict(own)[0], tuned.scores)
+        support = SupportSet(own, support.ratings, images)
+        if user is None:
+            return type(self)(self._base, _Person(None, scale, support, tuned.head, None, engine), comparison)
+        profile = UserProfile(
+            user=user,
+            kind=FINE_TUNED,
+            scale=scale,
+            bundle_id=bundle.bundle_id,
+            bundle_revision=bundle.bundle_revision,
+            embedding_id=engine.bundle.embedding_id,
+            head=pack(tuned.graph, tuned.head),
+            support=support,
+            ratings=ratings,
+            adaptation=adaptation_of(comparison),
+        )
+        ProfileStore().save(profile, backup=backup)
+        person = _Person(profile.user, scale, support, tuned.head, profile, engine)
+        return type(self)(self._base, person, comparison)
+
+    def _embed_rated(self, rows: Sequence[Rating], engine: Engine | None = None) -> FloatArray:
         embeddings = []
-        for row, embedded in zip(
-            rows, self._engine.embed([row.image for row in rows], expand=False), strict=True
-        ):
+        engine = self._base if engine is None else engine
+        for row, embedded in zip(rows, engine.embed([row.image for row in rows], expand=False), strict=True):
             if embedded.error is not None:
                 reason = printable(embedded.error.reason)
                 raise RatingError(
@@ -516,7 +620,7 @@ class Scorer:
             yield Score(
                 image=item.source,
                 user=self.user,
-                generic=float(prediction.generic[row]),
+                generic=_at(prediction.generic, row),
                 personal=_at(prediction.personal, row),
                 std=_at(prediction.std, row),
                 latent_std=_at(prediction.latent_std, row),
@@ -532,54 +636,18 @@ class _Person:
     user: str | None
     scale: RatingScale
     support: SupportSet | None
-    head: PersonalHead
+    head: PersonalHead | FineTunedHead
     profile: UserProfile | None
+    engine: Engine | None = None  # of a network of their own
 
 
-class _Engine:
-    """What the scorers of one model share: the graph, the prior and the cache."""
-
-    def __init__(
-        self, bundle: ModelBundle, device: str, cache: bool | PathInput, workers: int | None, batch_size: int
-    ) -> None:
-        self.bundle = bundle
-        self.prior = Prior.load(bundle.prior_path)
-        if self.prior.embedding_dim != bundle.embedding_dim:
-            raise ModelFormatError(
-                f"bundle {bundle.folder}: the prior reads {self.prior.embedding_dim} numbers, the embedding "
-                f"has {bundle.embedding_dim}; fetch the bundle again"
-            )
-        self.backbone = Backbone(bundle, device, batch_size=batch_size)
-        self._cache = cache
-        self._workers = workers
-        self._batch_size = batch_size
-
-    @cached_property
-    def cache(self) -> EmbeddingCache | None:
-        if self._cache is False:
-            return None
-        path = default_path() if self._cache is True else Path(self._cache)
-        return EmbeddingCache(path, self.bundle.embedding_id, self.bundle.embedding_dim)
-
-    def embed(
-        self, images: ImageInput | Iterable[ImageInput | ImageError], *, expand: bool = True
-    ) -> Iterator[EmbeddedImage]:
-        listed = _listed([images] if _is_one(images) else images, expand=expand)  # type: ignore[arg-type, list-item]
-        return embed_images(
-            self.backbone,
-            self.bundle.preprocessing,
-            listed,
-            cache=self.cache,
-            workers=self._workers,
-            batch_size=self._batch_size,
-        )
-
-
-def _person(engine: _Engine, user: str, token: Token, is_local: bool) -> _Person:
+def _person(engine: Engine, user: str, token: Token, is_local: bool) -> _Person:
     """Find a person: stored on this machine and fitting the bundle, else published beside it."""
     store, bundle = ProfileStore(), engine.bundle
     try:
         profile = store.load(user)
+        if profile.kind == FINE_TUNED:
+            return _tuned_person(engine, profile)
         check_model(profile, bundle, kind=KIND)
         head = PersonalHead.from_tensors(engine.prior, profile.support.embeddings, profile.head)
         return _Person(profile.user, profile.scale, profile.support, head, profile)
@@ -597,19 +665,35 @@ def _person(engine: _Engine, user: str, token: Token, is_local: bool) -> _Person
         raise ProfileNotFoundError(f"{stored_error} (looked in {where}); {error}") from error
 
 
-def _is_one(images: object) -> bool:
-    from PIL import Image
+def _tuned_person(base: Engine, profile: UserProfile) -> _Person:
+    """Open a person's own network."""
+    graph, head = unpack(profile.head)
+    engine = base.with_network(graph, head.prior)
+    check_network(profile, engine.bundle)
+    return _Person(profile.user, profile.scale, profile.support, head, profile, engine)
 
-    return isinstance(images, (str, os.PathLike, bytes, Image.Image, np.ndarray))
+
+def _with_stored(rows: Sequence[Rating], known: UserProfile) -> tuple[Rating, ...]:
+    """Return the stored ratings, their pictures to be read again, and new ones, which win."""
+    _check_places(known)
+    given = {row.name for row in rows if isinstance(row.image, str)}
+    stored = [
+        Rating(name, float(rating), None, "stored ratings", name)
+        for name, rating in zip(known.support.images, known.ratings, strict=True)
+        if name not in given
+    ]
+    return (*stored, *rows)
 
 
-def _listed(images: Iterable[ImageInput | ImageError], *, expand: bool) -> Iterator[ImageInput | ImageError]:
-    for image in images:
-        # Path.is_dir() raises where a name is too long or its folder may not be entered.
-        if expand and isinstance(image, (str, os.PathLike)) and os.path.isdir(image):  # noqa: PTH112
-            yield from find_images([image])
-        else:
-            yield image
+def _check_same_scores(found: FloatArray, expected: FloatArray) -> None:
+    """Refuse a graph that does not say what the network says."""
+    difference = float(np.abs(found - expected).max())
+    if not difference < _LARGEST_DIFFERENCE:
+        raise ModelFormatError(
+            f"the graph of the fine-tuned network scores the rated photos differently than the network, by "
+            f"{difference:.2g} of the scale; nothing was stored. Install the versions of torch and onnx that "
+            "the extra finetune asks for"
+        )
 
 
 def _embedding(embedded: EmbeddedImage) -> FloatArray:

@@ -158,6 +158,11 @@ class Console:
         finally:
             self._show("")
 
+    def show_state(self, text: str) -> None:
+        """Show how far the work is in the place of what was shown before; nothing where nobody watches."""
+        if self.shows_progress:
+            self._show(text)
+
     @contextlib.contextmanager
     def captured_warnings(self) -> Iterator[None]:
         """Show warnings of this package as messages, and those of libraries not at all."""

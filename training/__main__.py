@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import torch
 import typer
 
+from piaa_sdk.choices import Method
 from piaa_sdk.errors import PiaaError
+from piaa_sdk.fine_tuned import FineTuneOptions
 from piaa_sdk.head import Prior
 from piaa_sdk.rating_scale import RatingScale
 from piaa_sdk.scorer import Scorer
@@ -20,7 +22,8 @@ from training import evaluation, kernel_prior, meta_commands
 from training.checkpoints import save_checkpoint
 from training.data.ratings import read_rating_table
 from training.kernel_config import KernelPriorConfig
-from training.personalizers import KernelPersonalizer
+from training.network_personalizer import NetworkPersonalizer
+from training.personalizers import KernelPersonalizer, Personalizer
 from training.tables import one_method
 
 if TYPE_CHECKING:
@@ -73,12 +76,21 @@ def evaluate(
     scale: options.Scale = (1, 7),
     curve: options.Curve = False,
     seed: options.Seed = 0,
+    users: options.Users = None,
+    control_repeats: options.ControlRepeats = None,
+    method: Annotated[
+        Method, typer.Option(help="closed-form, or finetune: the whole network for every person.")
+    ] = Method.CLOSED_FORM,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of fine-tuning.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="alpha_f of fine-tuning.")] = None,
+    threads: options.Threads = 2,
     output: Annotated[Path | None, typer.Option(help="JSON file for the results.")] = None,
     allow_seen: Annotated[
         bool, typer.Option("--allow-seen", help="Even if the bundle was trained on these people or pictures.")
     ] = False,
 ) -> None:
     """Judge a bundle: prior, personal and a shuffled-user control, on the same query pictures."""
+    torch.set_num_threads(threads)
     scorer = Scorer.from_pretrained(bundle)
     units = RatingScale(*scale)
     table = read_rating_table(ratings, groups, scale=units)
@@ -86,17 +98,26 @@ def evaluate(
     if not allow_seen:
         evaluation.check_unseen(scorer.bundle, table)
     prior = Prior.load(scorer.bundle.prior_path)
+    closed_form = KernelPersonalizer("closed form", prior, scorer.embed(table.paths()))
+    personalizer: Personalizer = closed_form
+    if method is not Method.CLOSED_FORM:
+        chosen = FineTuneOptions(epochs=epochs, learning_rate=learning_rate)
+        personalizer = NetworkPersonalizer.of(scorer.bundle, prior, closed_form, table.paths(), chosen)
     judged = evaluation.evaluate(
-        KernelPersonalizer("closed form", prior, scorer.embed(table.paths())),
+        personalizer,
         table,
         units,
         shots=shots,
         repeats=repeats,
         curve=curve,
         seed=seed,
+        users=users,
+        control_repeats=control_repeats,
         progress=options.show_progress("tasks"),
     )
     typer.echo(one_method(judged))
+    if isinstance(personalizer, NetworkPersonalizer):
+        typer.echo(personalizer.time_line())
     if output is not None:
         options.write_json(output, judged.to_json() | _which(scorer.bundle, allow_seen))
 

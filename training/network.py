@@ -17,6 +17,15 @@ import torch
 from torch import nn
 
 from piaa_sdk.errors import ModelFormatError, ModelNotFoundError, PiaaError
+from piaa_sdk.finetune.backbones import (
+    TIMM_PREFIX,
+    bare_backbone,
+    bare_torchvision,
+    is_lite0,
+    is_torchvision,
+    without_auxiliary_heads,
+    without_classifier,
+)
 from piaa_sdk.finetune.checks import Interval, check_settings
 from piaa_sdk.finetune.network import AestheticHead, AestheticNetwork, HeadConfig, is_statistic
 from piaa_sdk.finetune.statistics_network import ARCHITECTURE
@@ -31,10 +40,6 @@ if TYPE_CHECKING:
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
-_TIMM_PREFIX = "timm/"
-
-_INCEPTIONS = {"inception_v3": ("AuxLogits",), "googlenet": ("aux1", "aux2")}
-"""torchvision's networks with auxiliary heads, and the names of these."""
 
 _OLD_DENSE_NAMES = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)$")
 """How DenseNet's tensors are named in torchvision's files; the networks name them without the second dot."""
@@ -66,19 +71,6 @@ class NetworkConfig:
             ModelFormatError: They are too small.
         """
         check_settings(self, size=Interval(SMALLEST_SIZE))
-
-
-class _Pooled(nn.Module):
-    """Convolutional layers, then global average pooling."""
-
-    def __init__(self, features: nn.Module, *, rectified: bool = False) -> None:
-        super().__init__()
-        self.features = features
-        self.rectified = rectified
-
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        maps: torch.Tensor = self.features(pictures)
-        return (maps.relu() if self.rectified else maps).mean((2, 3))
 
 
 def make_network(
@@ -120,11 +112,11 @@ def make_backbone(
     See :func:`make_network` for arguments and errors.
     """
     name = config.backbone
-    if name.removeprefix(_TIMM_PREFIX) == ARCHITECTURE:
+    if is_lite0(name):
         return _lite0(config, weights, untrained), (127.0,) * 3, (128.0,) * 3
-    if not name.startswith(_TIMM_PREFIX) and _is_torchvision(name):
+    if is_torchvision(name):
         return _torchvision(config, weights, untrained), IMAGENET_MEAN, IMAGENET_STD
-    return _timm(name.removeprefix(_TIMM_PREFIX), config, weights, untrained)
+    return _timm(name.removeprefix(TIMM_PREFIX), config, weights, untrained)
 
 
 def learning_rates(params: Params, *, backbone: float, head: float) -> dict[str, float]:
@@ -135,8 +127,7 @@ def learning_rates(params: Params, *, backbone: float, head: float) -> dict[str,
 
 
 def _lite0(config: NetworkConfig, weights: Path | None, untrained: bool) -> nn.Module:
-    count = 1000 if config.classifier else 0
-    backbone: nn.Module = timm.create_model(ARCHITECTURE, pretrained=False, num_classes=count)
+    backbone = bare_backbone(ARCHITECTURE, classifier=config.classifier)
     if weights is not None:
         _load_file(backbone, weights)
     elif not untrained:
@@ -144,30 +135,14 @@ def _lite0(config: NetworkConfig, weights: Path | None, untrained: bool) -> nn.M
     return backbone
 
 
-def _is_torchvision(name: str) -> bool:
-    import torchvision
-
-    return name in torchvision.models.list_models(module=torchvision.models)
-
-
 def _torchvision(config: NetworkConfig, weights: Path | None, untrained: bool) -> Any:
-    import torchvision
-
     name = config.backbone
     download = weights is None and not untrained
-    extra: dict[str, Any] = {}
-    if name in _INCEPTIONS:
-        # The library's weights expect other pixel statistics; it only says so itself when it loads them.
-        extra = {"transform_input": True, "aux_logits": download, "init_weights": False}
-    # The library itself would load its weights as a pickle that may hold code, so it is not asked to.
-    model: Any = torchvision.models.get_model(name, weights=None, **extra)
+    model = bare_torchvision(name, auxiliary=download)
     if download:
         _downloaded(lambda: model.load_state_dict(_torchvision_weights(name)), name)
-    if name in _INCEPTIONS:  # the auxiliary heads only serve to train it from scratch
-        model.aux_logits = False
-        for auxiliary in _INCEPTIONS[name]:
-            setattr(model, auxiliary, None)
-    backbone = model if config.classifier else _without_classifier(model, name)
+    without_auxiliary_heads(model, name)
+    backbone = model if config.classifier else without_classifier(model, name)
     if weights is not None:
         _load_file(backbone, weights)
     return backbone
@@ -184,25 +159,6 @@ def _torchvision_weights(name: str) -> dict[str, torch.Tensor]:
     for old in [old for old in tensors if _OLD_DENSE_NAMES.match(old)]:
         tensors[_OLD_DENSE_NAMES.sub(r"\1\2", old)] = tensors.pop(old)
     return tensors
-
-
-def _without_classifier(model: Any, name: str) -> Any:
-    """Cut one of torchvision's networks after its pooling; tensors keep their names."""
-    import torchvision
-
-    if isinstance(getattr(model, "fc", None), nn.Linear):
-        model.fc = nn.Identity()  # pools already
-        if isinstance(getattr(model, "dropout", None), nn.Dropout):
-            model.dropout = nn.Identity()
-        return model
-    # What permutes its maps has the channels last in them.
-    if isinstance(getattr(model, "features", None), nn.Module) and not hasattr(model, "permute"):
-        # DenseNet's own forward pass rectifies between its layers and the pooling.
-        return _Pooled(model.features, rectified=isinstance(model, torchvision.models.DenseNet))
-    raise ModelFormatError(
-        f"where the classifier of torchvision's {name} begins is not known; try timm/{name}, or keep the "
-        "classifier (classifier = true)"
-    )
 
 
 def _timm(

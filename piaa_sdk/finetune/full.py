@@ -15,9 +15,12 @@ from piaa_sdk.finetune.checks import NOT_NEGATIVE, check_settings
 from piaa_sdk.finetune.network import BATCH_NORMS, Params, is_statistic, mode, scores_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from torch import nn
+
+
+AUGMENTATIONS = ("none", "mirror")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +32,14 @@ class FineTuning:
         epochs: P; each is one step on the whole support set. Fixed: no epoch is chosen by its result.
         adam: Constants of Adam; the moments start at zero for every person.
         batch_norm: ``frozen`` or ``support``, see :func:`piaa_sdk.finetune.network.mode`.
+        augmentation: ``none``, or ``mirror``: each picture is mirrored or not at random in every epoch.
     """
 
     learning_rate: float = 1e-5
     epochs: int = 20
     adam: AdamSettings = AdamSettings()
     batch_norm: str = "frozen"
+    augmentation: str = "none"
 
     def __post_init__(self) -> None:
         """Refuse settings that mean nothing.
@@ -42,7 +47,13 @@ class FineTuning:
         Raises:
             ModelFormatError: One of them does.
         """
-        check_settings(self, learning_rate=NOT_NEGATIVE, epochs=NOT_NEGATIVE, batch_norm=BATCH_NORMS)
+        check_settings(
+            self,
+            learning_rate=NOT_NEGATIVE,
+            epochs=NOT_NEGATIVE,
+            batch_norm=BATCH_NORMS,
+            augmentation=AUGMENTATIONS,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,7 +73,14 @@ class Examples:
 
 
 def fine_tune(
-    network: nn.Module, prior: Params, support: Examples, settings: FineTuning, *, seed: int = 0
+    network: nn.Module,
+    prior: Params,
+    support: Examples,
+    settings: FineTuning,
+    *,
+    seed: int = 0,
+    chunk: int | None = None,
+    on_step: Callable[[int, float, Params], None] | None = None,
 ) -> Params:
     """Fine-tune the prior to one person's ratings (eqs. 9 to 11).
 
@@ -72,17 +90,25 @@ def fine_tune(
         prior: theta, as :func:`piaa_sdk.finetune.network.params_of` gives it; not changed.
         support: The person's M rated pictures.
         settings: Rates and epochs.
-        seed: Of dropout; the same seed gives the same result.
+        seed: Of dropout and augmentation; the same seed gives the same result.
+        chunk: See :func:`descend`.
+        on_step: See :func:`descend`.
 
     Returns:
         theta_te, by the names of the prior.
 
     Raises:
-        SupportSetError: There are too few pictures for batch normalization on the support.
+        SupportSetError: There are too few pictures for batch normalization on the support, or what cannot be
+            mirrored should be.
+        DivergenceError: A loss is not finite.
     """
     if len(support) < 2 and settings.batch_norm == "support":
         raise SupportSetError(
             f"batch normalization on the support needs 2 pictures or more, got {len(support)}"
+        )
+    if settings.augmentation == "mirror" and support.inputs.ndim != 4:
+        raise SupportSetError(
+            f"inputs of shape {tuple(support.inputs.shape)} cannot be mirrored; give pixels (K, S, S, 3)"
         )
     rates = dict.fromkeys(prior, settings.learning_rate)
     params, _ = descend(
@@ -93,7 +119,10 @@ def fine_tune(
         Adam(settings.adam),
         rates,
         batch_norm=settings.batch_norm,
+        augmentation=settings.augmentation,
         seed=seed,
+        chunk=chunk,
+        on_step=on_step,
     )
     return params
 
@@ -107,7 +136,10 @@ def descend(
     rates: Mapping[str, float],
     *,
     batch_norm: str = "frozen",
+    augmentation: str = "none",
     seed: int = 0,
+    chunk: int | None = None,
+    on_step: Callable[[int, float, Params], None] | None = None,
 ) -> tuple[Params, float]:
     """Descend the squared error on the same examples for some steps (eqs. 3 and 4, 7, 10 and 11).
 
@@ -119,7 +151,12 @@ def descend(
         optimizer: Adam with the moments it has; they go on from there.
         rates: Learning rate by name.
         batch_norm: See :func:`piaa_sdk.finetune.network.mode`.
-        seed: Of dropout.
+        augmentation: See :class:`FineTuning`.
+        seed: Of dropout and augmentation.
+        chunk: Examples that go through the network at once; gradients are added up over all of them, so that
+            memory stays bounded and the step is the same. None, or batch statistics, takes all at once.
+        on_step: Called after each step with its number, counted from 1, the loss before it, and the tensors
+            after it, which must not be changed.
 
     Returns:
         The tensors after the last step, without gradients, and the loss before the first step (nan without
@@ -131,21 +168,51 @@ def descend(
     params = {name: value.detach().clone() for name, value in start.items()}
     learned = [name for name in params if not is_statistic(name)]
     losses: list[torch.Tensor] = []
+    size = len(examples) if chunk is None or batch_norm == "support" else chunk
     with seeded(seed, examples.inputs.device), mode(network, adapting=True, batch_norm=batch_norm):
         for _ in range(steps):
-            for name in learned:
-                params[name].requires_grad_()
-            loss = squared_error(scores_of(network, params, examples.inputs), examples.ratings)
-            gradients = torch.autograd.grad(loss, [params[name] for name in learned])  # eqs. 3 and 10
-            for name in learned:
-                params[name] = params[name].detach()
+            inputs = _mirrored(examples.inputs) if augmentation == "mirror" else examples.inputs
+            loss, gradients = _loss_and_gradients(
+                network, params, learned, Examples(inputs, examples.ratings), size
+            )
             optimizer.step(params, dict(zip(learned, gradients, strict=True)), rates)
-            losses.append(loss.detach())
+            losses.append(loss)
+            if on_step is not None:
+                on_step(len(losses), first_of(losses[-1:], offset=len(losses) - 1), params)
     return params, first_of(losses)
 
 
-def first_of(losses: list[torch.Tensor]) -> float:
+def _loss_and_gradients(
+    network: nn.Module, params: Params, learned: list[str], examples: Examples, size: int
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Return the squared error and its gradients (eqs. 3 and 10), added up over chunks of ``size``."""
+    leaves = {name: params[name].requires_grad_() for name in learned}
+    total: torch.Tensor | None = None
+    gradients: list[torch.Tensor] = []
+    for start in range(0, len(examples), size):
+        inputs, ratings = (part[start : start + size] for part in (examples.inputs, examples.ratings))
+        loss = squared_error(scores_of(network, params, inputs), ratings) * (len(ratings) / len(examples))
+        found = list(torch.autograd.grad(loss, list(leaves.values())))
+        gradients = list(torch._foreach_add(gradients, found)) if gradients else found
+        total = loss.detach() if total is None else total + loss.detach()
+    for name in learned:
+        params[name] = params[name].detach()
+    assert total is not None, "there are no examples"
+    return total, gradients
+
+
+def _mirrored(pixels: torch.Tensor) -> torch.Tensor:
+    """Mirror each picture of pixels (K, S, S, 3) or not, by chance."""
+    chosen = torch.rand(len(pixels)) < 0.5
+    return torch.where(chosen.to(pixels.device)[:, None, None, None], pixels.flip(2), pixels)
+
+
+def first_of(losses: list[torch.Tensor], *, offset: int = 0) -> float:
     """Return the first of the losses of successive steps, nan if there is none.
+
+    Args:
+        losses: Scalars.
+        offset: Steps that were taken before the first of them.
 
     Raises:
         DivergenceError: One of them is not finite; the step is named, counted from 1.
@@ -154,9 +221,10 @@ def first_of(losses: list[torch.Tensor]) -> float:
         return math.nan
     is_finite = torch.isfinite(torch.stack(losses))  # asked once, because asking makes a GPU wait
     if not bool(is_finite.all()):
-        step = int((~is_finite).nonzero()[0]) + 1
-        found = float(losses[step - 1])
-        raise DivergenceError(f"the loss of step {step} is {found}; lower the learning rates")
+        odd = int((~is_finite).nonzero()[0])
+        raise DivergenceError(
+            f"the loss of step {odd + 1 + offset} is {float(losses[odd])}; lower the learning rates"
+        )
     return float(losses[0])
 
 

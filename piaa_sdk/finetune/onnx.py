@@ -8,6 +8,7 @@ loads the graph, so this costs no time.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import warnings
 from typing import TYPE_CHECKING
@@ -22,10 +23,11 @@ import torch
 from onnxscript.rewriter.rules import common as rules
 
 from piaa_sdk.errors import ModelFormatError
-from piaa_sdk.graphs import OPSET, stamped
+from piaa_sdk.graphs import OPSET, encoded, stamp, stamped
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from torch import nn
 
@@ -39,30 +41,120 @@ _CLEANING_RULES = (
 )
 
 
+_SHORT = 4
+"""Numbers that a constant of the exporter may have to be kept once: bounds and axes."""
+
+LARGEST_FILE = 2_000_000_000
+"""Bytes of weights that stand inside the graph's file; protobuf holds less than 2 GiB in all."""
+
+_OUTSIDE_FROM = 1024
+"""Bytes from which a tensor goes into the file beside the graph, if any does."""
+
+
 def network_graph(
-    network: nn.Module, tensors: Mapping[str, torch.Tensor], *, size: int, metadata: Mapping[str, str]
+    network: nn.Module,
+    tensors: Mapping[str, torch.Tensor],
+    *,
+    size: int,
+    metadata: Mapping[str, str],
+    may_pad: bool = False,
 ) -> onnx.ModelProto:
     """Make the graph ``pixels`` (N, S, S, 3) uint8 RGB -> ``embedding`` (N, D) float32, N free.
 
     Args:
         network: From pixels to embedding, in evaluation mode.
-        tensors: Its state dict without counters; the graph's initializers hold them by these names.
+        tensors: Its state dict without counters; the graph's initializers hold them by these names, all but
+            those that the embedding does not depend on.
         size: S, pixels.
         metadata: Written into the graph as metadata properties.
+        may_pad: Whether the network pads maps itself, so that nodes that do are no sign of a bad export.
 
     Raises:
         ModelFormatError: The exporter of the installed versions gives a graph with stray padding, or one
-            that does not hold the tensors by their names.
+            that does not hold the tensors by their names; or onnx refuses the graph.
     """
-    device = next(iter(tensors.values())).device
-    example = torch.zeros((2, size, size, 3), dtype=torch.uint8, device=device)
-    model = _cleaned(_exported(network, example, "pixels", "embedding"))
+    model, used = _network_model(network, tensors, size)
     proto = stamped(onnx_ir.to_proto(model), metadata)
-    _check_backbone(proto, {name: tensor.cpu().numpy() for name, tensor in tensors.items()})
+    _check_backbone(proto, _arrays(tensors, used), may_pad=may_pad)
     return proto
 
 
-def _exported(module: torch.nn.Module, example: torch.Tensor, source: str, result: str) -> onnx_ir.Model:
+def write_network_graph(
+    network: nn.Module,
+    tensors: Mapping[str, torch.Tensor],
+    path: Path,
+    *,
+    size: int,
+    metadata: Mapping[str, str],
+    may_pad: bool = False,
+    largest: int = LARGEST_FILE,
+) -> None:
+    """Write what :func:`network_graph` makes; weights too large for one file lie in ``*.onnx.data``.
+
+    Args:
+        network: As for :func:`network_graph`.
+        tensors: See there.
+        path: The file to write.
+        size: See there.
+        metadata: See there.
+        may_pad: See there.
+        largest: Bytes of weights that are kept inside.
+
+    Raises:
+        ModelFormatError: See there.
+    """
+    model, used = _network_model(network, tensors, size)
+    weights = [value.const_value for value in model.graph.initializers.values()]
+    arrays = _arrays(tensors, used)
+    if sum(weight.nbytes for weight in weights if weight is not None) <= largest:
+        proto = stamped(onnx_ir.to_proto(model), metadata)
+        _check_backbone(proto, arrays, may_pad=may_pad)
+        path.write_bytes(encoded(proto))
+        return
+    onnx_ir.save(model, path, external_data=f"{path.name}.data", size_threshold_bytes=_OUTSIDE_FROM)
+    proto = onnx.load(path, load_external_data=False)
+    stamp(proto, metadata)
+    path.write_bytes(encoded(proto))
+    try:
+        onnx.checker.check_model(str(path), full_check=True)  # infers shapes too
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
+        raise ModelFormatError(f"onnx refuses the graph: {error}") from error
+    stored = {name: value.const_value for name, value in onnx_ir.load(path).graph.initializers.items()}
+    _check_tensors({name: value.numpy for name, value in stored.items() if value is not None}, arrays)
+    _check_pads(proto, may_pad=may_pad)
+
+
+def _network_model(
+    network: nn.Module, tensors: Mapping[str, torch.Tensor], size: int
+) -> tuple[onnx_ir.Model, set[str]]:
+    """Export and clean a network; also return the names of the tensors that the embedding depends on."""
+    device = next(iter(tensors.values())).device
+    example = torch.zeros((2, size, size, 3), dtype=torch.uint8, device=device)
+    program = _exported(network, example, "pixels", "embedding")
+    return _cleaned(program.model, set(tensors)), set(tensors) - _unused(program)
+
+
+def _unused(program: torch.onnx.ONNXProgram) -> set[str]:
+    """Return the names of parameters and buffers that no node of a program reads."""
+    exported = program.exported_program
+    if exported is None:
+        return set()
+    signature = exported.graph_signature
+    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    return {
+        names[node.name]
+        for node in exported.graph.nodes
+        if node.op == "placeholder" and node.name in names and not node.users
+    }
+
+
+def _arrays(tensors: Mapping[str, torch.Tensor], names: set[str]) -> dict[str, np.ndarray]:
+    return {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items() if name in names}
+
+
+def _exported(
+    module: torch.nn.Module, example: torch.Tensor, source: str, result: str
+) -> torch.onnx.ONNXProgram:
     """Export a module of one input and one output whose first axis is free."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # the exporter deprecates parts of itself while it runs
@@ -79,20 +171,33 @@ def _exported(module: torch.nn.Module, example: torch.Tensor, source: str, resul
         )
     if program is None:
         raise ModelFormatError("the ONNX exporter of the installed torch gave no graph")
-    return program.model
+    return program
 
 
-def _cleaned(model: onnx_ir.Model) -> onnx_ir.Model:
+def _cleaned(model: onnx_ir.Model, names: set[str]) -> onnx_ir.Model:
     passes.InlinePass()(model)
     _fold_constants(model)
     model = onnxscript.rewriter.rewrite(model, _CLEANING_RULES)
     _fold_constants(model)
     passes.CommonSubexpressionEliminationPass()(model)
     passes.RemoveUnusedNodesPass()(model)
-    passes.DeduplicateInitializersPass(size_limit=4)(model)  # bounds and axes, too short to be a weight
+    _join_constants(model, names)
     # The exporter notes the source line of every node, with the path of the machine it ran on.
     passes.ClearMetadataAndDocStringPass()(model)
     return model
+
+
+def _join_constants(model: onnx_ir.Model, names: set[str]) -> None:
+    """Keep equal bounds and axes once; a weight keeps its name, however short and whatever it equals."""
+    kept: dict[tuple[object, ...], onnx_ir.Value] = {}
+    for name, value in list(model.graph.initializers.items()):
+        tensor = value.const_value
+        if tensor is None or name in names or tensor.size > _SHORT or tensor.dtype == onnx_ir.DataType.STRING:
+            continue
+        first = kept.setdefault((tensor.dtype, tuple(tensor.shape), tensor.tobytes()), value)
+        if first is not value:
+            value.replace_all_uses_with(first)
+            del model.graph.initializers[name]
 
 
 def _fold_constants(model: onnx_ir.Model) -> None:
@@ -103,16 +208,32 @@ def _fold_constants(model: onnx_ir.Model) -> None:
     )
 
 
-def _check_backbone(proto: onnx.ModelProto, tensors: Mapping[str, np.ndarray]) -> None:
-    initializers = {item.name: item for item in proto.graph.initializer}
+def _check_backbone(
+    proto: onnx.ModelProto, tensors: Mapping[str, np.ndarray], *, may_pad: bool = False
+) -> None:
+    stored = {
+        item.name: functools.partial(onnx.numpy_helper.to_array, item) for item in proto.graph.initializer
+    }
+    _check_tensors(stored, tensors)
+    _check_pads(proto, may_pad=may_pad)
+
+
+def _check_tensors(
+    initializers: Mapping[str, Callable[[], np.ndarray]], tensors: Mapping[str, np.ndarray]
+) -> None:
     if missing := sorted(tensors.keys() - initializers.keys()):
         raise ModelFormatError(
             f"the exported graph lost the names of {len(missing)} tensors, the first is {missing[0]}; "
             "export with the versions that the extra train was tested with"
         )
     for name, tensor in tensors.items():
-        stored = onnx.numpy_helper.to_array(initializers[name])
+        stored = initializers[name]()
         if stored.dtype != tensor.dtype or not np.array_equal(stored, tensor):
             raise ModelFormatError(f"the exported graph holds other values of {name} than the checkpoint")
-    if pads := [node.name for node in proto.graph.node if node.op_type == "Pad"]:
+
+
+def _check_pads(proto: onnx.ModelProto, *, may_pad: bool) -> None:
+    """Refuse padding beside the convolutions, where the network has none: its rewriting went wrong."""
+    pads = [node.name for node in proto.graph.node if node.op_type == "Pad"]
+    if pads and not may_pad:
         raise ModelFormatError(f"the exported graph holds {len(pads)} Pad nodes, the first is {pads[0]!r}")

@@ -11,6 +11,7 @@ import torch
 
 from export.bundle_writer import BundleReport, write_bundle
 from export.model_card import CardFacts, Source
+from export.trained import of_checkpoint
 from piaa_sdk.bundle import DECODING_RULE, Preprocessing
 from piaa_sdk.finetune.statistics_network import EmbeddingNetwork
 from piaa_sdk.head import AdaptationGrid, Prior
@@ -135,7 +136,7 @@ def checkpoint(checkpoint_folder: Path) -> Checkpoint:
 def report(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> BundleReport:
     """A finished bundle, made once for all tests; they must not change it."""
     folder = tmp_path_factory.mktemp("export") / "bundle"
-    return write_bundle(checkpoint, folder, records=[RECORD], facts=FACTS)
+    return write_bundle(of_checkpoint(checkpoint), folder, records=[RECORD], facts=FACTS)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from export.__main__ import main
+from piaa_sdk.bundle import ModelBundle
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +27,10 @@ def test_a_good_bundle_passes(
     bundle_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(monkeypatch, "check", bundle_folder) == 0
-    lines = capsys.readouterr().out.splitlines()
+    said = capsys.readouterr()
+    assert said.err.startswith("not a full check, nothing is recorded: it lacks real pictures")
+    assert not (bundle_folder / ".check.json").exists()
+    lines = said.out.splitlines()
     assert lines[0].startswith("files: 14 as listed")
     assert lines[1] == "golden scores: largest difference 0.0000 rating units"
 
@@ -33,14 +38,17 @@ def test_a_good_bundle_passes(
 def test_a_bundle_is_compared_with_its_checkpoint(
     bundle_folder: Path,
     checkpoint_folder: Path,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    photos = bundle_folder / "golden" / "2-shapes.png"
-    assert (
-        run(monkeypatch, "check", bundle_folder, "--checkpoint", checkpoint_folder, "--photos", photos) == 0
-    )
-    assert "torch and ONNX on 8 pictures" in capsys.readouterr().out
+    bundle = shutil.copytree(bundle_folder, tmp_path / "bundle")
+    photos = bundle / "golden"
+    assert run(monkeypatch, "check", bundle, "--checkpoint", checkpoint_folder, "--photos", photos) == 0
+    assert "torch and ONNX on 7 pictures" in capsys.readouterr().out
+    record = json.loads((bundle / ".check.json").read_text())
+    assert record["passed"] is True
+    assert record["bundle_revision"] == ModelBundle.load(bundle).bundle_revision
 
 
 def test_a_damaged_bundle_is_one_line_and_exit_code_1(

@@ -10,6 +10,7 @@ import onnx
 import pytest
 
 from export.parity import Parity, ParityError, measure_parity
+from export.torch_model import TorchModel
 from piaa_sdk.head import Prior
 from piaa_sdk.rating_scale import RatingScale
 
@@ -31,7 +32,7 @@ def measure(
     head: Path | None = None,
 ) -> Parity:
     return measure_parity(
-        checkpoint.network(),
+        TorchModel(checkpoint.network()),
         Prior.load(bundle / "prior.safetensors"),
         SCALE,
         backbone or bundle / "onnx" / "backbone.onnx",
@@ -72,7 +73,7 @@ def test_a_changed_weight_is_refused(
 def test_a_changed_head_is_refused(
     checkpoint: Checkpoint, bundle_folder: Path, photos: PixelArray, tmp_path: Path
 ) -> None:
-    broken = scaled(bundle_folder / "onnx" / "head.onnx", tmp_path / "broken.onnx", "offset", 1.001)
+    broken = scaled(bundle_folder / "onnx" / "head.onnx", tmp_path / "broken.onnx", "generic.offset", 1.001)
     parity = measure(checkpoint, bundle_folder, photos, head=broken)
     assert parity.embedding < 1e-5
     with pytest.raises(ParityError, match=r"scores by 0\.0\d+ rating units"):

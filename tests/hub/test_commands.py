@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from export.__main__ import main
-from export.check_record import CheckRecordError, forget, read_passed, write_passed
+from export.check_record import CheckRecordError, read_passed, write_failed, write_passed
 from piaa_sdk import Scorer
 from piaa_sdk.bundle import ModelBundle
 from piaa_sdk.cli import app
@@ -67,7 +67,7 @@ def test_a_record_holds_for_the_bundle_that_was_checked(checked: Path) -> None:
         "format_version": 1,
         "bundle_revision": revision,
         "passed": True,
-        "pictures": 7,
+        "figures": {"pictures": 7},
     }
     with pytest.raises(CheckRecordError, match=rf"it is 'abc' now; .*python -m export check {checked}"):
         read_passed(checked, "abc")
@@ -83,8 +83,10 @@ def test_a_record_holds_for_the_bundle_that_was_checked(checked: Path) -> None:
     (checked / ".check.json").write_text("{")
     with pytest.raises(CheckRecordError, match="cannot be read"):
         read_passed(checked, revision)
-    forget(checked)
-    forget(checked)
+    write_failed(checked, revision, {"pictures": 7})
+    with pytest.raises(CheckRecordError, match="has not passed"):
+        read_passed(checked, revision)
+    (checked / ".check.json").unlink()
     with pytest.raises(CheckRecordError, match="was never checked"):
         read_passed(checked, revision)
 

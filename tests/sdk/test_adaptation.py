@@ -270,7 +270,7 @@ def test_jackknife_leaves_out_one_picture_at_a_time() -> None:
 
     estimates = np.array([mean(picture) for picture in range(shots)])
     error = np.sqrt((shots - 1) / shots * ((estimates - estimates.mean()) ** 2).sum())
-    interval = adaptation._jackknife_interval(difference, pairs)
+    interval = adaptation.jackknife_interval(difference, pairs)
     assert interval is not None
     reach = stats.t.ppf(0.95, shots - 1) * error
     assert interval == pytest.approx((mean(None) - reach, mean(None) + reach), rel=2e-3)

@@ -1,0 +1,193 @@
+"""Torch, the graphs and the SDK on the same real pictures: a bundle on which they differ is not published.
+
+Three things are compared. Torch computes with what was trained, or with the weights that the bundle holds.
+The graphs are run as any program runs them, in batches. The SDK reads the picture files and does all of its
+own: opening, resizing, embedding, rounding the embedding to float16 as its cache keeps it, and scoring.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnxruntime
+
+from export.bundle_writer import HEAD_NAME, read_pictures
+from export.golden import compare_golden
+from export.parity import MAX_EMBEDDING_DIFFERENCE, MAX_SCORE_DIFFERENCE, ParityError
+from piaa_sdk.devices import runtime_errors
+from piaa_sdk.head import Prior
+from piaa_sdk.metrics import srocc
+from piaa_sdk.scorer import Scorer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from export.torch_model import TorchModel
+    from piaa_sdk.array_types import FloatArray
+    from piaa_sdk.bundle import ModelBundle
+    from training.data.ratings import RatingTable
+
+MAX_SROCC_DIFFERENCE = 1e-4
+"""Of one user, between torch and the graphs."""
+
+MAX_SDK_DIFFERENCE = 0.002
+"""Of the span of the scale: the SDK's scores against torch's. Rounding embeddings to float16 moves scores by
+about a tenth of it; another decoder, resize or normalization by far more."""
+
+MAX_SDK_SROCC_DIFFERENCE = 1e-4
+"""Mean over users, of the SDK against torch. Rounding lets single pictures with almost equal scores change
+places, in one direction for one user and in the other for the next."""
+
+_BATCH = 3
+
+
+@dataclass(slots=True)
+class Checked:
+    """What a check found.
+
+    Attributes:
+        figures: What was measured, by name.
+        wrong: What is too far apart, a sentence each.
+        missing: What a full check lacks, a sentence each.
+    """
+
+    figures: dict[str, float] = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+    def raise_if_wrong(self) -> None:
+        """Refuse the bundle if anything is too far apart.
+
+        Raises:
+            ParityError: Something is; all of it is said.
+        """
+        if self.wrong:
+            raise ParityError("; ".join(self.wrong))
+
+    def expect(self, name: str, found: float, allowed: float, what: str) -> None:
+        """Note a figure, and what is wrong if it is not below what is allowed."""
+        self.figures[name] = found
+        if not found < allowed:  # nan is wrong too
+            self.wrong.append(f"{what} differ by {found:.2g}, allowed is less than {allowed:.2g}")
+
+
+def check_bundle(
+    bundle: ModelBundle,
+    model: TorchModel | None,
+    photos: Sequence[Path] = (),
+    table: RatingTable | None = None,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Checked:
+    """Compare golden scores and then, on real pictures, torch with the graphs and with the SDK.
+
+    Args:
+        bundle: Whose files were found unchanged.
+        model: The network in torch; None if its weights are not to be had.
+        photos: Real pictures.
+        table: Rated pictures: they are compared too, and the SROCC of every user on them.
+        progress: Called with the pictures done and to do.
+
+    Raises:
+        ModelFormatError: A golden score is another one.
+        ImageError: A picture cannot be read.
+        ParityError: A graph does not run.
+    """
+    checked = Checked()
+    checked.figures["golden_score"] = compare_golden(bundle)
+    rated = [] if table is None else table.paths()
+    paths = [*rated, *photos]
+    if model is None:
+        checked.missing.append("torch weights; give what the bundle was made from with --checkpoint")
+    if not paths:
+        checked.missing.append("real pictures; give some with --photos, or rated ones with --ratings")
+    if model is None or not paths:
+        return checked
+    prior, scale = Prior.load(bundle.prior_path), bundle.rating_scale
+    embeddings, found, scores = _both_sides(bundle, model, paths, progress)
+    expected = model.scores(embeddings, prior, scale)
+    norms = np.maximum(np.linalg.norm(embeddings, axis=1), np.finfo(np.float32).tiny)
+    relative = float((np.abs(found - embeddings).max(axis=1) / norms).max())
+    checked.figures["pictures"] = len(paths)
+    on = f"torch and ONNX on {len(paths)} pictures:"
+    checked.expect("onnx_embedding", relative, MAX_EMBEDDING_DIFFERENCE, f"{on} embeddings (of their norm)")
+    onnx_scores = float(np.abs(scores - expected).max())
+    checked.expect("onnx_score", onnx_scores, MAX_SCORE_DIFFERENCE, f"{on} scores (rating units)")
+    results = Scorer.from_pretrained(bundle.folder, device="cpu", cache=False).score(paths)
+    own = np.array([result.generic for result in results], dtype=np.float64)
+    checked.expect(
+        "sdk_score",
+        float(np.abs(own - expected).max()),
+        MAX_SDK_DIFFERENCE * scale.span,
+        f"torch and SDK on {len(paths)} pictures: scores (rating units)",
+    )
+    if table is not None:
+        _compare_users(checked, table, expected, scores, own)
+    return checked
+
+
+def user_correlations(table: RatingTable, scores: FloatArray) -> FloatArray:
+    """Return the SROCC of each user's ratings and scores (N,) of the table's images; nan where undefined."""
+    return np.array(
+        [
+            srocc(ratings, scores[images]) if len(images) > 1 else np.nan
+            for _, images, ratings in table.by_user()
+        ]
+    )
+
+
+def _compare_users(
+    checked: Checked, table: RatingTable, expected: FloatArray, scores: FloatArray, own: FloatArray
+) -> None:
+    count = len(table.images)
+    by_torch, by_onnx, by_sdk = (user_correlations(table, part[:count]) for part in (expected, scores, own))
+    is_defined = np.isfinite(by_torch)
+    if not is_defined.any():
+        checked.missing.append("a user with two different ratings")
+        return
+    by_torch, by_onnx, by_sdk = by_torch[is_defined], by_onnx[is_defined], by_sdk[is_defined]
+    checked.figures |= {"users": len(by_torch), "srocc": float(by_torch.mean())}
+    users = f"SROCC of {len(by_torch)} users"
+    checked.expect(
+        "onnx_srocc",
+        float(np.abs(by_onnx - by_torch).max()),
+        MAX_SROCC_DIFFERENCE,
+        f"torch and ONNX: {users} (the largest)",
+    )
+    checked.figures["sdk_srocc_largest"] = float(np.abs(by_sdk - by_torch).max())
+    checked.expect(
+        "sdk_srocc",
+        float(np.abs(np.mean(by_sdk - by_torch))),
+        MAX_SDK_SROCC_DIFFERENCE,
+        f"torch and SDK: {users} (their mean)",
+    )
+
+
+def _both_sides(
+    bundle: ModelBundle,
+    model: TorchModel,
+    paths: Sequence[Path],
+    progress: Callable[[int, int], None] | None,
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Embed pictures with torch and with the graph, and score the latter with the head's graph."""
+    try:
+        backbone, head = (
+            onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+            for path in (bundle.path("onnx/backbone.onnx"), bundle.path(HEAD_NAME))
+        )
+        expected, found = [], []
+        for start in range(0, len(paths), _BATCH):
+            pixels = read_pictures(paths[start : start + _BATCH], bundle.preprocessing)
+            # One at a time: so the two sides meet in other batches.
+            expected += [model.embed(one[np.newaxis]) for one in pixels]
+            found.append(backbone.run(["embedding"], {"pixels": pixels})[0])
+            if progress is not None:
+                progress(start + len(pixels), len(paths))
+        embeddings = np.concatenate(found)
+        scores = head.run(["score"], {"embedding": embeddings})[0]
+    except runtime_errors(onnxruntime) as error:
+        raise ParityError(f"onnxruntime cannot run what was exported: {error}") from error
+    return np.concatenate(expected), embeddings, scores

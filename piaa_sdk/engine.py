@@ -1,0 +1,121 @@
+"""Pictures to embeddings, by one network: what all scorers of it share."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from piaa_sdk.backbone import Backbone
+from piaa_sdk.embedding_cache import EmbeddingCache, default_path
+from piaa_sdk.errors import ModelFormatError
+from piaa_sdk.head import Prior
+from piaa_sdk.images import find_images
+from piaa_sdk.pipeline import embed_images
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from piaa_sdk.array_types import ImageInput, PathInput
+    from piaa_sdk.bundle import ModelBundle
+    from piaa_sdk.errors import ImageError
+    from piaa_sdk.pipeline import EmbeddedImage
+
+
+class Engine:
+    """What the scorers of one network share: the graph, the prior and the cache.
+
+    Args:
+        bundle: Whose graph.
+        device: As of :class:`piaa_sdk.backbone.Backbone`.
+        cache: Whether embeddings are kept, or the file to keep them in.
+        workers: Threads; None for as many as there are cores.
+        batch_size: Pictures that a thread takes at once.
+        prior: What reads the embeddings; None for the bundle's.
+
+    Raises:
+        ModelFormatError: The prior is damaged or reads other embeddings.
+        DeviceError: There is no such device.
+    """
+
+    def __init__(
+        self,
+        bundle: ModelBundle,
+        device: str,
+        cache: bool | PathInput,
+        workers: int | None,
+        batch_size: int,
+        prior: Prior | None = None,
+    ) -> None:
+        self.bundle = bundle
+        self.prior = Prior.load(bundle.prior_path) if prior is None else prior
+        if self.prior.embedding_dim != bundle.embedding_dim:
+            raise ModelFormatError(
+                f"bundle {bundle.folder}: the prior reads {self.prior.embedding_dim} numbers, the embedding "
+                f"has {bundle.embedding_dim}; fetch the bundle again"
+            )
+        self.backbone = Backbone(bundle, device, batch_size=batch_size)
+        self._device = device
+        self._cache = cache
+        self._workers = workers
+        self._batch_size = batch_size
+
+    def with_network(self, graph: bytes, prior: Prior) -> Engine:
+        """Make the engine of a person's own network, with the same settings.
+
+        Args:
+            graph: From pixels to embedding.
+            prior: What reads that.
+        """
+        bundle = self.bundle.with_graph(graph, prior.embedding_dim)
+        return Engine(bundle, self._device, self._cache, self._workers, self._batch_size, prior)
+
+    @property
+    def asked_device(self) -> str:
+        """The device as it was asked for."""
+        return self._device
+
+    @cached_property
+    def cache(self) -> EmbeddingCache | None:
+        """Where embeddings are kept; None if nowhere."""
+        if self._cache is False:
+            return None
+        path = default_path() if self._cache is True else Path(self._cache)
+        return EmbeddingCache(path, self.bundle.embedding_id, self.bundle.embedding_dim)
+
+    def embed(
+        self, images: ImageInput | Iterable[ImageInput | ImageError], *, expand: bool = True
+    ) -> Iterator[EmbeddedImage]:
+        """Embed pictures, in the order of the input.
+
+        Args:
+            images: A picture, a folder of pictures, or any iterable of both and of errors.
+            expand: Whether folders are walked.
+        """
+        listed = _listed([images] if _is_one(images) else images, expand=expand)  # type: ignore[arg-type, list-item]
+        return embed_images(
+            self.backbone,
+            self.bundle.preprocessing,
+            listed,
+            cache=self.cache,
+            workers=self._workers,
+            batch_size=self._batch_size,
+        )
+
+
+def _is_one(images: object) -> bool:
+    from PIL import Image
+
+    return isinstance(images, (str, os.PathLike, bytes, Image.Image, np.ndarray))
+
+
+def _listed(images: Iterable[ImageInput | ImageError], *, expand: bool) -> Iterator[ImageInput | ImageError]:
+    for image in images:
+        # Path.is_dir() raises where a name is too long or its folder may not be entered.
+        if expand and isinstance(image, (str, os.PathLike)) and os.path.isdir(image):  # noqa: PTH112
+            yield from find_images([image])
+        else:
+            yield image
