@@ -163,6 +163,10 @@ def redirected(location: str) -> Callable[[Any], Any]:
     return lambda faults: faults.status(302, Location=location)
 
 
+def answered_with(code: int, content: Any) -> Callable[[Any], Any]:
+    return lambda handler: handler.answer(code, content) is None
+
+
 def answered(content: Any, **headers: str) -> Callable[[Any], Any]:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return lambda _: lambda handler: handler.answer(200, content, named) is None
@@ -180,6 +184,7 @@ NONSENSE: dict[str, Callable[[Any], Any]] = {
     "no HTTP": lambda _: lambda handler: handler.wfile.write(b"what?\r\n\r\n") > 0,
     "no JSON": answered(b"<html>"),
     "a list": answered([]),
+    "the token told back": lambda faults: answered_with(400, {"error": f"Bearer {faults.TOKEN} is odd"}),
     "no commit": answered({}, X_Repo_Commit="../.."),
 }
 
@@ -210,7 +215,8 @@ def test_nothing_of_the_client_escapes_a_download(
 
 
 @pytest.mark.parametrize(
-    "nonsense", ["404", "500", "redirected to nonsense", "hung up", "cut", "no JSON", "a list"]
+    "nonsense",
+    ["404", "500", "redirected to nonsense", "hung up", "cut", "no JSON", "a list", "the token told back"],
 )
 def test_nothing_of_the_client_escapes_an_upload(
     hub: Any, faults: Any, bundle_folder: Path, nonsense: str, monkeypatch: pytest.MonkeyPatch
