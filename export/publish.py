@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from export.check_record import read_passed
 from piaa_sdk.bundle import ModelBundle
-from piaa_sdk.errors import ProfileError
+from piaa_sdk.errors import ProfileError, ProfileMismatchError
 from piaa_sdk.head import PersonalHead, Prior
 from piaa_sdk.hub import Upload, plan_upload
 from piaa_sdk.profiles import ProfileStore, check_model
@@ -55,6 +55,11 @@ def make_plan(folder: Path, users: Sequence[str] = ()) -> Plan:
     prior = Prior.load(bundle.prior_path) if users else None
     for user in dict.fromkeys(users):
         profile = ProfileStore().load(user)
+        if profile.kind != KIND:
+            raise ProfileMismatchError(
+                f"{profile.user!r} was learned as {profile.kind!r}; only heads learned as {KIND!r} are "
+                "published: personalize with --method closed-form first"
+            )
         check_model(profile, bundle, kind=KIND)
         assert prior is not None
         head = PersonalHead.from_tensors(prior, profile.support.embeddings, profile.head)

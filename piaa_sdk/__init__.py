@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         SupportSetError,
     )
     from piaa_sdk.fine_tuned import FineTuneOptions
+    from piaa_sdk.hub import Published
     from piaa_sdk.profiles import UserProfile
     from piaa_sdk.rating_scale import RatingScale
     from piaa_sdk.results import Adaptation, Comparison, Prediction, Score, SupportSet, Verdict
@@ -68,6 +69,7 @@ __all__ = [
     "ProfileFormatError",
     "ProfileMismatchError",
     "ProfileNotFoundError",
+    "Published",
     "RatingError",
     "RatingScale",
     "Score",
@@ -85,6 +87,7 @@ _HOMES = {
     "FineTuneOptions": "fine_tuned",
     "Method": "choices",
     "Prediction": "results",
+    "Published": "hub",
     "RatingScale": "rating_scale",
     "Score": "results",
     "Scorer": "scorer",

@@ -151,6 +151,10 @@ ModelName = Annotated[
         help="Folder of a model, or org/name[@revision] on the Hub; left away: the one that comes with piaa.",
     ),
 ]
+Published = Annotated[
+    list[str] | None,
+    typer.Option("--user", "-u", metavar="NAME", help="Person published with the model; may be repeated."),
+]
 Whole = Annotated[
     bool, typer.Option("--all", help="All files, those for retraining too; else those that scoring needs.")
 ]

@@ -19,6 +19,7 @@ from piaa_sdk.cli_options import (
     Person,
     ProfileFile,
     ProfileOutput,
+    Published,
     Replace,
     Whole,
     Yes,
@@ -174,7 +175,9 @@ def show_model(name: ModelName = None) -> None:
 
 
 @model.command("download", epilog="Example: piaa model download org/name@v1")
-def download_model(name: ModelName = None, whole: Whole = False, force: Again = False) -> None:
+def download_model(
+    name: ModelName = None, user: Published = None, whole: Whole = False, force: Again = False
+) -> None:
     """Make sure that a model is on this computer, so that it scores without a network.
 
     What is here already is checked, not fetched again, unless --force says so. The one that comes with
@@ -182,8 +185,12 @@ def download_model(name: ModelName = None, whole: Whole = False, force: Again = 
     """
     from piaa_sdk.hub import load_bundle
     from piaa_sdk.images import printable
+    from piaa_sdk.published_head import load_published
+    from piaa_sdk.scorer import KIND
 
     bundle = load_bundle(name, is_whole=whole, force_download=force)
+    for person in user or []:
+        load_published(bundle, person, kind=KIND)
     shown = f"{bundle.bundle_id} {bundle.bundle_revision[:12]}"
     folder = printable(str(bundle.folder))
     if bundle.origin is None:

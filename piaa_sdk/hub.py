@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import tempfile
 import warnings
@@ -170,12 +171,19 @@ def fetch(bundle: ModelBundle, names: Collection[str] | None = None, *, token: T
 
 
 def fetch_head(
-    bundle: ModelBundle, folder: str, files: Mapping[str, int], *, token: Token = None, is_local: bool = False
+    bundle: ModelBundle,
+    user: str,
+    folder: str,
+    files: Mapping[str, int],
+    *,
+    token: Token = None,
+    is_local: bool = False,
 ) -> dict[str, bytes] | None:
     """Return the files of a person's published head that lies beside a bundle.
 
     Args:
         bundle: From the Hub or not.
+        user: The person's name.
         folder: The person's folder inside ``heads/``.
         files: Names of the files in it, and how many bytes each may have at most.
         token: As for :func:`load_bundle`.
@@ -193,7 +201,7 @@ def fetch_head(
     for file, limit in files.items():
         path = f"{HEADS_FOLDER}/{folder}/{file}"
         try:
-            _fetch_head_file(bundle, path, limit, token, is_local=is_local)
+            _fetch_head_file(bundle, path, limit, user, token, is_local=is_local)
             found[file] = read_regular_file(bundle.folder / path, limit)
         except ModelNotFoundError as error:
             if not isinstance(error, hub_client.HubFileNotFoundError):
@@ -407,11 +415,15 @@ class _Source:
         pinned, config = self._config()
         manifest = self.manifest(config, pinned)
         with _named(pinned):
-            wanted = manifest.expected_names() if is_whole else manifest.scoring_names(variant)
+            wanted = set(manifest.expected_names() if is_whole else manifest.scoring_names(variant))
+        folder = snapshot_folder(self.cache, pinned)
+        if self.is_forced:
+            # What was fetched for another purpose may be what is damaged.
+            wanted |= {file for file in manifest.expected_names() if (folder / file).is_file()}
         self.fetch_files(pinned, manifest, wanted)
-        return ModelBundle.load(
-            snapshot_folder(self.cache, pinned), variant=variant, names=wanted, origin=str(pinned)
-        )
+        if self.is_forced:
+            self._fetch_heads_again(pinned, folder)
+        return ModelBundle.load(folder, variant=variant, names=wanted, origin=str(pinned))
 
     def manifest(self, config: Path, pinned: HubName) -> Manifest:
         """Read ``config.json``, which nobody vouches for."""
@@ -453,7 +465,7 @@ class _Source:
             try:
                 found = hub_client.look_up(self.name, CONFIG_NAME, self.token)
             except hub_client.HubUnavailableError as error:
-                warnings.warn(f"{error}. Using the copy of {here} in the cache", PiaaWarning, stacklevel=6)
+                warnings.warn(f"{error}. Using the copy of {here} in the cache", PiaaWarning, stacklevel=5)
                 return here, path
             except hub_client.HubFileNotFoundError as error:
                 raise self._no_bundle() from error
@@ -471,7 +483,7 @@ class _Source:
                 )
             path = hub_client.download(self.name, CONFIG_NAME, self.cache, self.token, force=self.is_forced)
         except hub_client.HubUnreachableError as error:
-            raise not_here(self.name, CONFIG_NAME, self.cache, f"the Hub does not answer: {error}") from error
+            raise not_here(self.name, CONFIG_NAME, self.cache, error.reason) from error
         except hub_client.HubFileNotFoundError as error:
             raise self._no_bundle() from error
         # The branch may have moved between the two questions; what counts is where the file came from.
@@ -487,11 +499,17 @@ class _Source:
                 )
             hub_client.download(pinned, file, self.cache, self.token, force=self.is_forced)
         except hub_client.HubUnreachableError as error:
-            raise not_here(pinned, file, self.cache, f"the Hub does not answer: {error}") from error
+            raise not_here(pinned, file, self.cache, error.reason) from error
         except hub_client.HubFileNotFoundError as error:
             raise ModelFormatError(
                 f"bundle {pinned}: {file} is missing on the Hub; {CONFIG_NAME} lists it"
             ) from error
+
+    def _fetch_heads_again(self, pinned: HubName, folder: Path) -> None:
+        for path in sorted((folder / HEADS_FOLDER).glob("*/head.*")):
+            hub_client.download(
+                pinned, path.relative_to(folder).as_posix(), self.cache, self.token, force=True
+            )
 
     def _check_network(self, name: HubName, file: str) -> None:
         if self.is_local or is_offline():
@@ -518,7 +536,7 @@ def _hub_name(model: PathInput | None, revision: str | None) -> HubName | None:
         if not is_revision(revision):
             raise ModelNotFoundError(f"{revision!r:.200} cannot be the name of a branch, tag or commit")
         return HubName(name.repository, revision)
-    return None if name is None or os.path.isdir(model) else name  # noqa: PTH112 (pathlib raises on odd names)
+    return None if name is None or os.path.exists(model) else name  # noqa: PTH110 (pathlib raises on odd names)
 
 
 @contextlib.contextmanager
@@ -533,13 +551,15 @@ def _named(pinned: HubName) -> Iterator[None]:
         raise ModelFormatError(f"bundle {pinned}: {error}{repair}") from error
 
 
-def _fetch_head_file(bundle: ModelBundle, path: str, limit: int, token: Token, *, is_local: bool) -> None:
+def _fetch_head_file(
+    bundle: ModelBundle, path: str, limit: int, user: str, token: Token, *, is_local: bool
+) -> None:
     name = None if bundle.origin is None else parse_hub_name(bundle.origin)
     if name is None or (bundle.folder / path).is_file():
         return
-    cache = bundle.folder.parents[2]
+    cache, options = bundle.folder.parents[2], f" --user {shlex.quote(user)}"
     if is_local or is_offline():
-        raise not_here(name, path, cache, _LOCAL_ONLY if is_local else _OFFLINE)
+        raise not_here(name, path, cache, _LOCAL_ONLY if is_local else _OFFLINE, options=options)
     try:
         found = hub_client.look_up(name, path, token)
         if found.size is None or found.size > limit:
@@ -548,7 +568,7 @@ def _fetch_head_file(bundle: ModelBundle, path: str, limit: int, token: Token, *
             )
         hub_client.download(name, path, cache, token, force=False)
     except hub_client.HubUnreachableError as error:
-        raise not_here(name, path, cache, f"the Hub does not answer: {error}") from error
+        raise not_here(name, path, cache, error.reason, options=options) from error
 
 
 def _bundle_files(bundle: ModelBundle) -> dict[str, Path]:

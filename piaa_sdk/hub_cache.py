@@ -128,7 +128,7 @@ def snapshots(cache: Path) -> Iterator[tuple[HubName, Path]]:
             yield HubName(repository, folder.name), folder
 
 
-def not_here(name: HubName, file: str, cache: Path, why: str) -> ModelNotFoundError:
+def not_here(name: HubName, file: str, cache: Path, why: str, *, options: str = "") -> ModelNotFoundError:
     """Return what is raised where a file is needed that is not here and cannot be fetched now.
 
     Args:
@@ -136,10 +136,11 @@ def not_here(name: HubName, file: str, cache: Path, why: str) -> ModelNotFoundEr
         file: Its file.
         cache: Where it was looked for.
         why: Why it cannot be fetched, a clause.
+        options: What the command that fetches it needs besides the name.
     """
     return ModelNotFoundError(
         f"{name}: {file} is not in the cache {str(cache)!r:.300}, and {why}. "
-        f"Where there is a network, fetch it with: piaa model download {name}"
+        f"Where there is a network, fetch it with: piaa model download {name}{options}"
     )
 
 

@@ -42,7 +42,19 @@ class HubUnavailableError(HubError):
 
 
 class HubUnreachableError(HubUnavailableError):
-    """There is no way to the Hub: no network, no such host, nothing that answers."""
+    """There is no way to the Hub: no network, no such host, nothing that answers.
+
+    Attributes:
+        reason: The same as a clause, without a name and without advice.
+    """
+
+    def __init__(self, name: HubName, reason: str) -> None:
+        super().__init__(f"{name}: {reason}; check the network, or HF_ENDPOINT if you have set it")
+        self.name = name
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[HubUnreachableError], tuple[HubName, str]]:
+        return type(self), (self.name, self.reason)
 
 
 class HubFileNotFoundError(ModelNotFoundError):
@@ -347,10 +359,8 @@ def _translated(name: HubName, error: Exception, token: Token, *, is_writing: bo
         if status is not None:
             return _refused(name, one, status, token, is_writing=is_writing)
         if _is_transport(one):
-            return HubUnreachableError(
-                f"{name}: the Hub at {constants.ENDPOINT} cannot be reached "
-                f"({_reason(one, token)}); check the network, or HF_ENDPOINT if you have set it"
-            )
+            reason = f"the Hub at {constants.ENDPOINT} cannot be reached ({_reason(one, token)})"
+            return HubUnreachableError(name, reason)
     if isinstance(error, OSError) and error.errno is not None:
         return HubError(f"{name}: the cache of the Hub cannot be written: {error.strerror or error.errno}")
     return HubError(f"{name}: the client of the Hub failed: {_reason(error, token)}")
@@ -358,7 +368,8 @@ def _translated(name: HubName, error: Exception, token: Token, *, is_writing: bo
 
 def _no_repository(name: HubName) -> ModelNotFoundError:
     return ModelNotFoundError(
-        f"the Hub has no model {name.repository!r}, or it is private: check the spelling, or {LOG_IN}"
+        f"there is no folder {name.repository!r} here, and the Hub has no model of that name, or it is "
+        f"private: check the spelling, or {LOG_IN}"
     )
 
 

@@ -222,7 +222,7 @@ def load_published(
     folder = portable_name(name, "")
     place = f"{HEADS_FOLDER}/{folder} of {bundle.name}"
     try:
-        files = fetch_head(bundle, folder, _MAX_BYTES, token=token, is_local=is_local)
+        files = fetch_head(bundle, name, folder, _MAX_BYTES, token=token, is_local=is_local)
     except ModelFormatError as error:
         raise ProfileFormatError(str(error)) from error
     if files is None:
@@ -230,7 +230,12 @@ def load_published(
     try:
         published = PublishedHead.parse(files[HEADER_NAME], files[TENSORS_NAME])
     except ProfileFormatError as error:
-        repair = "" if UPGRADE in str(error) else "; ask whoever published it to publish it again"
+        again = (
+            ""
+            if bundle.origin is None
+            else f"fetch it again with: piaa model download {bundle.name} --force, or "
+        )
+        repair = "" if UPGRADE in str(error) else f"; {again}ask whoever published it to publish it again"
         raise ProfileFormatError(f"{place}: {error}{repair}") from error
     if published.user != name:
         raise ProfileNotFoundError(f"{place} is the head of {printable(published.user)!r}")

@@ -490,18 +490,8 @@ class Scorer:
         """
         if revision is not None and branch is not None and revision != branch:
             raise ValueError(f"revision={revision!r} and branch={branch!r} are one thing; give one of them")
-        heads: dict[str, bytes] = {}
-        disclosed: tuple[str, ...] = ()
-        if self._person is not None:
-            if self.user is None:
-                raise ProfileError("the person has no name to publish under; personalize with user=")
-            if isinstance(self._person.head, FineTunedHead):
-                raise ProfileError(
-                    f"{self.user!r} has a network of their own, which is no head of this bundle; give it "
-                    "away as a file (piaa users export), or publish what --method closed-form learns"
-                )
-            published = PublishedHead.of(self.user, KIND, self.scale, self.bundle, self._person.head)
-            heads, disclosed = published.files(), published.disclosed
+        head = None if self._person is None else self._to_publish(self._person)
+        heads, disclosed = ({}, ()) if head is None else (head.files(), head.disclosed)
         return publish(
             plan_upload(fetch(self.bundle, token=token), heads, disclosed),
             repo_id,
@@ -512,6 +502,16 @@ class Scorer:
             commit_message=commit_message,
             token=token,
         )
+
+    def _to_publish(self, person: _Person) -> PublishedHead:
+        if self.user is None:
+            raise ProfileError("the person has no name to publish under; personalize with user=")
+        if isinstance(person.head, FineTunedHead):
+            raise ProfileError(
+                f"{self.user!r} has a network of their own, which is no head of this bundle; give it "
+                "away as a file (piaa users export), or publish what --method closed-form learns"
+            )
+        return PublishedHead.of(self.user, KIND, self.scale, self.bundle, person.head)
 
     def _learned(
         self,

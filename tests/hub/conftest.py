@@ -162,3 +162,9 @@ def photos(tmp_path: Path) -> list[Path]:
 def build_other(tmp_path: Path) -> Callable[[], Path]:
     """Build a bundle with another network."""
     return lambda: Path(tiny.build_tiny_bundle(tmp_path / "other", seed=1))
+
+
+@pytest.fixture
+def build_prior() -> Callable[[], Any]:
+    """Make the prior of the tiny bundle."""
+    return lambda: tiny.tiny_prior()

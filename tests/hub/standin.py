@@ -179,6 +179,7 @@ def slow(seconds: float) -> Callable[[Handler], bool]:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each answer waits for the client's delayed acknowledgement
     server: StandIn
     cut: int | None = None
     spoil: Callable[[bytes], bytes] | None = None

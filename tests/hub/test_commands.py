@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from export.check_record import CheckRecordError, read_passed, write_failed, wri
 from piaa_sdk import Scorer
 from piaa_sdk.bundle import ModelBundle
 from piaa_sdk.cli import app
+from piaa_sdk.profiles import ProfileStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -138,7 +141,9 @@ def test_publish_and_score_with_it(
 
 
 @pytest.mark.usefixtures("token")
-def test_people_go_up_when_they_are_named(hub: Any, checked: Path, export: Any, photos: list[Path]) -> None:
+def test_people_go_up_when_they_are_named(
+    hub: Any, checked: Path, export: Any, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     ratings = dict(zip(photos, [1, 5, 2, 4, 3, 5, 1, 2, 4, 3, 5, 2], strict=True))
     scorer = Scorer.from_pretrained(checked, cache=False)
     for name in ("alice", "bob"):
@@ -159,7 +164,13 @@ def test_people_go_up_when_they_are_named(hub: Any, checked: Path, export: Any, 
     code, _, err = export("publish", checked, REPO, "--user", "alice", "--user", "Alice!")
     assert code == 1
     assert "share the place heads/alice" in err
+    ProfileStore().delete("bob")
+    piaa("model", "download", REPO, "--user", "bob")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     piaa("score", *photos, "--model", REPO, "--user", "bob", "--no-cache")
+    unknown = piaa("score", *photos, "--model", REPO, "--user", "zoe", "--no-cache", code=1)
+    assert f"piaa model download {REPO}@" in unknown.stderr
+    assert unknown.stderr.endswith(" --user zoe\n")
 
 
 @pytest.mark.usefixtures("published")
@@ -196,6 +207,33 @@ def test_personalize_with_a_model_on_the_hub(published: str, photos: list[Path],
     assert "for mira" in result.stderr
     piaa("users", "refit", "mira", "--model", REPO)
     shutil.rmtree(tmp_path / "hf")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize("has_terminal", [True, False])
+def test_progress_is_drawn_where_somebody_watches(
+    published: str, hub_environment: dict[str, str], tmp_path: Path, has_terminal: bool
+) -> None:
+    import pty
+    import termios
+
+    mine, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))
+    completed = subprocess.run(
+        [sys.executable, "-m", "piaa_sdk", "model", "download", REPO],
+        env=hub_environment | {"TERM": "xterm"},
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=theirs if has_terminal else subprocess.PIPE,
+        check=True,
+        timeout=60,
+    )
+    os.close(theirs)
+    shown = os.read(mine, 100_000).decode() if has_terminal else completed.stderr.decode()
+    os.close(mine)
+    assert completed.stdout.decode() == f"To use exactly this one: --model {REPO}@{published}\n"
+    assert "licence apache-2.0" in shown
+    assert ("100%|" in shown) is has_terminal
 
 
 @pytest.mark.usefixtures("offline")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -167,6 +169,12 @@ def test_a_damaged_file_in_the_cache_is_found_named_and_fetched_again(hub: Any, 
         assert f"piaa model download {REPO}@{published} --force" in str(error.value)
     load_bundle(f"{REPO}@{published}", force_download=True)
     assert blob.read_bytes() == data
+    weights = fetch(bundle).path("model.safetensors").resolve()
+    weights.write_bytes(weights.read_bytes()[::-1])
+    with pytest.raises(ModelFormatError, match=r"model\.safetensors is damaged.*--force"):
+        load_bundle(REPO, is_whole=True)
+    load_bundle(REPO, force_download=True)
+    load_bundle(REPO, is_whole=True)
     assert load_bundle(REPO).origin == f"{REPO}@{published}"
 
 
@@ -315,3 +323,39 @@ def test_nothing_is_written_outside_the_cache_and_nothing_is_said(
     assert captured.out + captured.err == ""
     assert np.isfinite(scorer.score_embeddings(np.zeros((1, 16), dtype=np.float32))).all()
     assert {path.name for path in tmp_path.iterdir()} <= {"own", "bundle", "hf"}
+
+
+def test_a_fresh_process_starts_from_the_cache_without_a_socket_and_without_an_http_library(
+    published: str, hub_environment: dict[str, str], tmp_path: Path
+) -> None:
+    """A start-up time is a promise: what is here already must not wait for what only a download needs."""
+    load_bundle(REPO)
+    statements = f"""
+import sys
+sys.addaudithook(lambda event, _: event.startswith("socket.") and sys.exit(event))
+from piaa_sdk import Scorer
+print(Scorer.from_pretrained({REPO!r}, revision={published!r}, cache=False).bundle.origin)
+print(sorted({{"httpx", "httpx2", "requests", "hf_xet"}} & set(sys.modules)))
+"""
+    for offline in ("0", "1"):
+        completed = subprocess.run(
+            [sys.executable, "-c", statements],
+            env=hub_environment | {"HF_HUB_OFFLINE": offline},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert (completed.returncode, completed.stderr) == (0, "")
+        assert completed.stdout.splitlines() == [f"{REPO}@{published}", "[]"]
+    other = subprocess.run(
+        [sys.executable, "-c", statements.replace(published, "main")],
+        env=hub_environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert "socket." in other.stderr, "the check above would see a socket"

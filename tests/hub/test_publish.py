@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +28,6 @@ from piaa_sdk.published_head import PublishedHead
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 REPO = "org/mine"
 RATINGS = [1, 5, 2, 4, 3, 5, 1, 2, 4, 3, 5, 2]
@@ -248,6 +248,18 @@ def test_a_name_is_data_and_never_a_place(alice: Scorer, name: str) -> None:
     assert PublishedHead.parse(*head.files().values()).user == name
 
 
+def test_heads_of_version_1_load_forever(build_prior: Callable[[], Any]) -> None:
+    """What is published cannot be written anew: it must be read, and say what it said, whatever comes."""
+    place = Path(__file__).parent / "golden" / "v1" / "heads" / "zoe"
+    header, tensors = (place / "head.json").read_bytes(), (place / "head.safetensors").read_bytes()
+    head = PublishedHead.parse(header, tensors)
+    assert (head.user, head.kind, str(head.scale)) == ("Zoë", "closed-form", "1 to 5")
+    assert head.files() == {"heads/zoe/head.json": header, "heads/zoe/head.safetensors": tensors}
+    mean, std, _ = head.head(build_prior()).predict(head.tensors["embeddings"][:3].astype(np.float32) + 0.25)
+    np.testing.assert_allclose(mean, [0.43534434, 0.38362346, 0.44073061], atol=1e-6)
+    np.testing.assert_allclose(std, [0.39309867, 0.40345425, 0.40144393], atol=1e-6)
+
+
 def damaged(files: dict[str, bytes], how: str) -> tuple[bytes, bytes]:
     """A published head after somebody has had a hand in it; the checksum fits, unless it is the point."""
     header, data = json.loads(files[HEADER]), files[TENSORS]
@@ -321,6 +333,18 @@ def test_a_sound_head_passes_the_same_way(hub: Any, alice: Scorer) -> None:
     ProfileStore().delete("alice")
     files = hub.files(REPO)
     files[HEADER], files[TENSORS] = damaged(files, "nothing")
+    assert Scorer.from_pretrained(REPO, user="alice").user == "alice"
+
+
+@pytest.mark.usefixtures("token")
+def test_a_head_that_was_damaged_in_the_cache_is_fetched_again(alice: Scorer) -> None:
+    commit = alice.push_to_hub(REPO).commit
+    ProfileStore().delete("alice")
+    tensors = Scorer.from_pretrained(REPO, user="alice").bundle.folder / TENSORS
+    tensors.resolve().write_bytes(tensors.read_bytes()[::-1])
+    with pytest.raises(ProfileFormatError, match=rf"piaa model download {REPO}@{commit} --force"):
+        Scorer.from_pretrained(REPO, user="alice")
+    load_bundle(f"{REPO}@{commit}", force_download=True)
     assert Scorer.from_pretrained(REPO, user="alice").user == "alice"
 
 
