@@ -33,7 +33,7 @@ from piaa_sdk.scorer import Scorer
 from training.data.datasets import read_dataset
 from training.data.splits import split as split_dataset
 from training.experiment import Backbone, Workshop, train
-from training.meta_config import MetaConfig, shipped_names
+from training.meta_config import MetaConfig
 from training.network import make_network
 from training.sources import pack_images
 
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from training.runs import Run
 
 SIZE = 32
+LEARNERS = ("blg_as_paper", "blg_as_released", "maml", "reptile", "ba", "closed_form")
 QUICK = (
     "network.backbone=timm/test_resnet",
     f"network.size={SIZE}",
@@ -121,7 +122,7 @@ def _scores_of_run(run: Run, photos: list[Path], table: RatingTable, cache: Path
     return 7 * found if config.tasks.target == "share" else 1 + 6 * found
 
 
-@pytest.mark.parametrize("config", shipped_names())
+@pytest.mark.parametrize("config", LEARNERS)
 def test_every_learner_becomes_a_bundle_that_scores_as_it_does(
     config: str, make_run: Callable[..., Run], data: Path, photos: list[Path], tmp_path: Path
 ) -> None:
@@ -142,7 +143,8 @@ def test_every_learner_becomes_a_bundle_that_scores_as_it_does(
 
 
 @pytest.mark.parametrize(
-    ("backbone", "size"), [("alexnet", 63), ("inception_v3", 75), ("timm/tf_efficientnet_lite0", 32)]
+    ("backbone", "size"),
+    [("alexnet", 63), ("resnet18", 32), ("inception_v3", 75), ("timm/tf_efficientnet_lite0", 32)],
 )
 def test_every_backbone_becomes_a_graph(
     backbone: str, size: int, make_run: Callable[..., Run], photos: list[Path], tmp_path: Path
@@ -169,7 +171,7 @@ def full(
     make_run: Callable[..., Run], photos: list[Path], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Run, BundleReport]:
     """A run that learned the whole network, and its bundle with weights beside the graph."""
-    run = make_run("blg_as_paper", "network.backbone=resnet18", "network.head.hidden=[16, 8]", mode="full")
+    run = make_run("blg_as_paper", "network.head.hidden=[16, 8]", mode="full")
     folder = tmp_path_factory.mktemp("full") / "bündel"
     return run, _build(run, photos, folder, largest_graph=1000)
 
@@ -178,10 +180,9 @@ def test_weights_that_are_too_large_lie_beside_the_graph(full: tuple[Run, Bundle
     bundle = full[1].bundle
     assert "onnx/backbone.onnx.data" in bundle.checksums
     graph, data = bundle.folder / "onnx" / "backbone.onnx", bundle.folder / "onnx" / "backbone.onnx.data"
-    assert data.stat().st_size > 40e6
-    assert graph.stat().st_size < 1e6
+    assert data.stat().st_size > graph.stat().st_size
     found = {item.key: item.value for item in onnx.load(graph, load_external_data=False).metadata_props}
-    assert found["bundle_id"] == "piaa-resnet18-blg"
+    assert found["bundle_id"] == "piaa-test-resnet-blg"
     assert "`onnx/*.data`" in (bundle.folder / "README.md").read_text(encoding="utf-8")
 
 
@@ -192,7 +193,7 @@ def test_config_tells_how_to_make_the_network_again(
     config = json.loads((report.bundle.folder / "config.json").read_text())
     assert config["network"] == {
         "kind": "aesthetic",
-        "backbone": "resnet18",
+        "backbone": "timm/test_resnet",
         "classifier": False,
         "head": {
             "hidden": [16, 8],
