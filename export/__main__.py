@@ -14,6 +14,7 @@ from export.check_record import RECORD_NAME, write_failed, write_passed
 from export.checking import Checked, check_bundle
 from export.model_card import CardFacts
 from export.publish import describe, make_plan
+from export.quantize import LARGEST_LOSS, VARIANT_FILES, RatedSet, write_variants
 from export.torch_model import torch_model_of
 from export.trained import open_torch_model, open_trained
 from piaa_sdk.bundle import CONFIG_NAME, ModelBundle
@@ -172,6 +173,54 @@ def card(
     write_card(bundle, config, {} if run is None else read_json(run), measured, facts)
     again = ModelBundle.load(bundle)
     typer.echo(f"{bundle}: revision {loaded.bundle_revision[:12]} became {again.bundle_revision[:12]}")
+
+
+@app.command()
+def quantize(
+    bundle: Bundle,
+    out: Annotated[
+        Path | None, typer.Argument(help="Folder of the bundle with variants; or give --in-place.")
+    ] = None,
+    photos: Photos = None,
+    ratings: Ratings = None,
+    format: options.Format = TABLE,
+    groups: options.Groups = None,
+    scale: Annotated[
+        tuple[float, float] | None, typer.Option(help="The ends of the rating scale, for tables.")
+    ] = None,
+    variants: Annotated[
+        list[str] | None,
+        typer.Option("--variant", help=f"{' or '.join(VARIANT_FILES)}; may be repeated. Both by default."),
+    ] = None,
+    card_data: CardData = None,
+    in_place: Annotated[bool, typer.Option("--in-place", help="Put the variants into the bundle.")] = False,
+    accept_loss: Annotated[
+        bool,
+        typer.Option(
+            "--accept-loss", help=f"Even if more than {LARGEST_LOSS} SROCC is lost, or it is not known."
+        ),
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there already.")] = False,
+) -> None:
+    """Add lighter variants of the backbone, with their size, speed and cost in SROCC."""
+    if (out is None) != in_place:
+        raise typer.BadParameter("give either a folder OUT or --in-place")
+    rated = None
+    if ratings is not None:
+        units = None if scale is None else RatingScale(*scale)
+        dataset = read_dataset(format, ratings, scale=units, groups=groups)
+        rated = RatedSet(dataset.table, dataset.scale)
+    write_variants(
+        ModelBundle.load(bundle),
+        bundle if out is None else out,
+        _photo_paths(photos or []),
+        rated,
+        CardFacts() if card_data is None else CardFacts.load(card_data),
+        names=variants or tuple(VARIANT_FILES),
+        accept_loss=accept_loss,
+        replace=in_place or force,
+        report=typer.echo,
+    )
 
 
 @app.command()

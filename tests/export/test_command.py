@@ -7,10 +7,11 @@ import shutil
 import sys
 from typing import TYPE_CHECKING
 
+import onnx
 import pytest
 
 from export.__main__ import main
-from piaa_sdk.bundle import ModelBundle
+from piaa_sdk.bundle import ModelBundle, write_config
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,3 +82,45 @@ def test_build_refuses_before_it_works(
     )
     assert "absent" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_fails_is_recorded_and_blocks(
+    bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A head of twice the slope: torch and ONNX part, and no earlier pass stands."""
+    bundle = shutil.copytree(bundle_folder, tmp_path / "bundle")
+    (bundle / ".check.json").write_text('{"passed": true}')
+    head = onnx.load(bundle / "onnx" / "head.onnx")
+    item = next(item for item in head.graph.initializer if item.name == "generic.offset")
+    item.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(item) * 2, item.name))
+    onnx.save_model(head, bundle / "onnx" / "head.onnx")
+    config = json.loads((bundle / "config.json").read_text())
+    write_config(bundle, config)
+    assert run(monkeypatch, "check", bundle, "--photos", bundle / "golden") == 1
+    assert "torch and ONNX on 7 pictures: scores (rating units) differ by" in capsys.readouterr().err
+    record = json.loads((bundle / ".check.json").read_text())
+    assert record["passed"] is False
+    assert record["figures"]["onnx_score"] > 0.001
+
+    (bundle / "metrics.json").write_text("{}")
+    assert run(monkeypatch, "check", bundle) == 1
+    assert json.loads((bundle / ".check.json").read_text())["bundle_revision"] == ""
+
+
+def test_a_card_is_written_again(
+    bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing but the card and config.json changes; the story is the same without the run."""
+    bundle = shutil.copytree(bundle_folder, tmp_path / "bundle")
+    facts = tmp_path / "facts.json"
+    facts.write_text('{"taste": "Two cats.", "repo_id": "org/name"}')
+    before = {
+        name: (bundle / name).read_bytes() for name in ("golden.json", "metrics.json", "onnx/head.onnx")
+    }
+    assert run(monkeypatch, "card", bundle, "--card-data", facts) == 0
+    assert "became" in capsys.readouterr().out
+    assert {name: (bundle / name).read_bytes() for name in before} == before
+    card = (bundle / "README.md").read_text(encoding="utf-8")
+    assert "Two cats." in card
+    assert "ratings of 1 picture by 2 people" in card
+    assert ModelBundle.load(bundle).embedding_id == ModelBundle.load(bundle_folder).embedding_id

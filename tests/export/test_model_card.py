@@ -134,3 +134,16 @@ def test_facts_that_make_no_sense_are_refused(tmp_path: Path, content: str) -> N
     (tmp_path / "facts.json").write_text(content)
     with pytest.raises(ModelFormatError, match=r"facts\.json"):
         CardFacts.load(tmp_path / "facts.json")
+
+
+def test_the_hub_s_own_reader_takes_the_metadata(bundle_folder: Path) -> None:
+    from huggingface_hub import ModelCard
+
+    data = ModelCard((bundle_folder / "README.md").read_text(encoding="utf-8")).data
+    assert data.library_name == "piaa-sdk"
+    assert data.base_model == "timm/tf_efficientnet_lite0.in1k"
+    assert [(result.metric_type, result.metric_value) for result in data.eval_results] == [
+        ("spearmanr", 0.5625),
+        ("spearmanr", 0.5),
+    ]
+    assert {result.dataset_name for result in data.eval_results} == {"some-photographs, groups c d"}
