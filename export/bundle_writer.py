@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import safetensors.numpy
 
-from export.card_story import AESTHETIC
 from export.golden import GOLDEN_FOLDER, golden_figures, make_golden_pictures
 from export.graphs import export_backbone, export_head
 from export.model_card import CardFacts, render_card
 from export.parity import Parity, measure_parity
-from export.torch_model import WEIGHTS_NAME, write_tensors
+from export.torch_model import write_tensors
 from piaa_sdk.bundle import (
     BACKBONE_NAME,
     CARD_NAME,
@@ -28,11 +27,12 @@ from piaa_sdk.bundle import (
     write_config,
 )
 from piaa_sdk.errors import ModelFormatError
+from piaa_sdk.finetune.bundle_network import AESTHETIC
 from piaa_sdk.finetune.onnx import LARGEST_FILE
 from piaa_sdk.graphs import OPSET
 from piaa_sdk.head import Prior
 from piaa_sdk.images import load_image
-from piaa_sdk.manifest import text_of
+from piaa_sdk.manifest import WEIGHTS_NAME, text_of
 from training.evaluation_record import without_people
 from training.folder_writing import new_folder
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from piaa_sdk.finetune.bundle_network import STATISTICS
 from piaa_sdk.finetune.statistics_network import ARCHITECTURE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-STATISTICS, AESTHETIC = "statistics", "aesthetic"
-"""Kinds of networks: statistics of a frozen backbone's layers, and f_theta of the paper's eq. 1."""
 
 KERNEL_PRIOR = "kernel_prior"
 IMAGENET = "ImageNet"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from export.card_story import STATISTICS
+from piaa_sdk.finetune.bundle_network import STATISTICS
 from piaa_sdk.finetune.onnx import LARGEST_FILE, write_network_graph
 from piaa_sdk.graphs import encoded, head_graph
 

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from export.card_story import AESTHETIC, KERNEL_PRIOR, RANDOM, STATISTICS
+from export.card_story import KERNEL_PRIOR, RANDOM
 from export.learned_prior import LEAST_PICTURES, learned_prior, scale_of_scores
-from export.torch_model import TorchModel, aesthetic_model, load_named, tensors_of
+from export.torch_model import TorchModel, aesthetic_model
 from piaa_sdk.bundle import Preprocessing
 from piaa_sdk.errors import ModelFormatError, ModelNotFoundError, RatingError
+from piaa_sdk.finetune.bundle_network import AESTHETIC, STATISTICS, load_named
+from piaa_sdk.finetune.scoring_network import tensors_of
 from piaa_sdk.finetune.statistics_network import ARCHITECTURE
 from piaa_sdk.head import Prior
 from piaa_sdk.images import load_image

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     Float64Array = npt.NDArray[np.float64]
     Rows = npt.NDArray[np.intp]
 
-DEFAULT_FINE_TUNING = FineTuning(learning_rate=3e-5, epochs=12)
+DEFAULT_FINE_TUNING = FineTuning(learning_rate=1e-4, epochs=5)
 """For bundles that say nothing; chosen on people and pictures that the bundle had not met."""
 
 CHUNKS = {"cpu": 4, "cuda": 16}

@@ -18,7 +18,6 @@ import pytest
 import safetensors.numpy
 import torch
 
-from export import torch_model
 from export.bundle_writer import BundleReport, Making, read_pictures, write_bundle
 from export.checking import check_bundle
 from export.model_card import CardFacts
@@ -28,6 +27,7 @@ from export.trained import open_torch_model, open_trained
 from piaa_sdk.bundle import ModelBundle
 from piaa_sdk.errors import ModelFormatError, ModelNotFoundError
 from piaa_sdk.finetune.network import predict
+from piaa_sdk.manifest import WEIGHTS_NAME
 from piaa_sdk.rating_scale import RatingScale
 from piaa_sdk.scorer import Scorer
 from training.data.datasets import read_dataset
@@ -275,4 +275,4 @@ def test_a_bundle_without_torch_weights_says_what_it_lacks(
     assert (report.bundle.bundle_id, report.bundle.license) == ("mine", "mit")
     with pytest.raises(ModelFormatError, match=r"holds no model\.safetensors"):
         torch_model_of(ModelBundle.load(report.bundle.folder))
-    assert torch_model.WEIGHTS_NAME not in report.bundle.checksums
+    assert WEIGHTS_NAME not in report.bundle.checksums
