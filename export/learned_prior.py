@@ -72,12 +72,8 @@ def learned_prior(
             "meta-train with a narrower one (--set network.head.hidden=[1024])"
         )
     spread = float(np.mean(np.sum((units - units.mean(axis=0)) ** 2, axis=1)))
-    weights = head.output.weight.detach().cpu().numpy()[0].astype(np.float64)
-    offset = float(head.output.bias.detach().cpu().numpy()[0])
+    weights, offset = _output_line(head, target, scale)
     is_squashed = head.config.output == "sigmoid"
-    if target == "share" and not is_squashed:  # rating = high * output
-        weights *= scale.high / scale.span
-        offset = (offset * scale.high - scale.low) / scale.span
     scores = units @ weights + offset
     if is_squashed:
         scores = 0.5 + 0.5 * np.tanh(0.5 * scores)
@@ -116,3 +112,13 @@ def learned_prior(
         linear_weights=weights,
         is_squashed=is_squashed,
     )
+
+
+def _output_line(head: AestheticHead, target: str, scale: RatingScale) -> tuple[FloatArray, float]:
+    """Return weights (H,) and offset of the output layer, [0, 1] units of the scale, before squashing."""
+    weights: FloatArray = head.output.weight.detach().cpu().numpy()[0].astype(np.float64)
+    offset = float(head.output.bias.detach().cpu().numpy()[0])
+    if target == "share" and head.config.output != "sigmoid":  # rating = high * output
+        weights *= scale.high / scale.span
+        offset = (offset * scale.high - scale.low) / scale.span
+    return weights, offset

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from piaa_sdk.errors import ImageError
-    from piaa_sdk.fine_tuned import FineTuningProgress
+    from piaa_sdk.fine_tuned import FineTuneOptions, FineTuningProgress
     from piaa_sdk.profiles import UserProfile
     from piaa_sdk.ratings import Rating, RatingTable
     from piaa_sdk.reports import Report
@@ -257,55 +257,71 @@ def personalize(
     column, user, may tell several people apart. How well the taste was learned is checked on ratings that
     were left out, and said.
     """
-    if method is Method.CLOSED_FORM and (epochs is not None or stop_early or bf16):
-        raise typer.BadParameter("only fine-tuning has it; add --method finetune", param_hint="--epochs")
-    if method is not Method.CLOSED_FORM:
-        from piaa_sdk.fine_tuned import check_finetune
-
-        check_finetune()
     if add and replace:
         raise typer.BadParameter("add to the stored ratings or replace them, not both", param_hint="--add")
-    from piaa_sdk.explanations import describe_adaptation, describe_addition, describe_comparison
-    from piaa_sdk.fine_tuned import FineTuneOptions
-    from piaa_sdk.images import printable
-    from piaa_sdk.profiles import ProfileStore
-    from piaa_sdk.ratings import RatingTable, read_ratings, summarize
+    if method is Method.CLOSED_FORM and (epochs is not None or stop_early or bf16):
+        raise typer.BadParameter("only fine-tuning has it; add --method finetune", param_hint="--epochs")
+    from piaa_sdk.fine_tuned import FineTuneOptions, check_finetune
+
+    if method is not Method.CLOSED_FORM:
+        check_finetune()
+    from piaa_sdk.ratings import read_ratings
     from piaa_sdk.scorer import Scorer
 
+    console: Console = context.obj
     people = _people_in(read_ratings(ratings, photos=photos), user)
     scorer = Scorer.from_pretrained(model, device=device, cache=not no_cache, workers=workers)
     if len(people) > 1:
-        _rehearse(scorer, people, scale, add=add, replace=replace)
-    console: Console = context.obj
+        _rehearse(scorer, people, scale, add=add, replace=replace, method=method)
+    options = FineTuneOptions(
+        epochs=epochs, stops_early=stop_early, bf16=bf16, progress=_fine_tuning_lines(console)
+    )
     for name, rows in people.items():
-        tell(f"{printable(name)}: {summarize(rows)}")
         if console.shows_progress and not no_cache:
-            # Fills the cache, which is what takes long; learning itself takes no time.
+            # Fills the cache, which is what takes long; the closed form takes no time.
             for _ in console.track(scorer.iter_scores([row.image for row in rows]), len(rows)):
                 pass
-        mine = RatingTable({None: rows})
-        before = None if replace else _stored(name)
-        personal = scorer.personalize(
-            mine,
-            user=name,
-            scale=scale,
-            add=add,
-            replace=replace,
-            method=method,
-            options=FineTuneOptions(
-                epochs=epochs, stops_early=stop_early, bf16=bf16, progress=_fine_tuning_lines(console)
-            ),
-        )
-        origin = "as stated" if scale else "as before" if before else "recognized; state another with --scale"
-        tell(f"scale {personal.scale} ({origin})")
-        if add and before is not None and personal.profile is not None:
-            tell(describe_addition(before, personal.profile, len(rows)))
-        if personal.comparison is not None:
-            tell(*describe_comparison(personal.comparison, method))
-        elif personal.adaptation is not None:
-            tell(*describe_adaptation(personal.adaptation))
-        tell(f"Stored in {printable(str(ProfileStore().folder))}. To score with it:")
-        tell(f"  piaa score PHOTOS --user {shlex.quote(name)}", "")
+        _learn(scorer, name, rows, scale, add=add, replace=replace, method=method, options=options)
+
+
+def _learn(
+    scorer: Scorer,
+    name: str,
+    rows: tuple[Rating, ...],
+    scale: tuple[float, float] | None,
+    *,
+    add: bool,
+    replace: bool,
+    method: Method,
+    options: FineTuneOptions,
+) -> None:
+    """Learn one person's taste and tell what came of it."""
+    from piaa_sdk.explanations import describe_adaptation, describe_addition, describe_comparison
+    from piaa_sdk.images import printable
+    from piaa_sdk.profiles import ProfileStore
+    from piaa_sdk.ratings import RatingTable, summarize
+
+    tell(f"{printable(name)}: {summarize(rows)}")
+    before = None if replace else _stored(name)
+    personal = scorer.personalize(
+        RatingTable({None: rows}),
+        user=name,
+        scale=scale,
+        add=add,
+        replace=replace,
+        method=method,
+        options=options,
+    )
+    origin = "as stated" if scale else "as before" if before else "recognized; state another with --scale"
+    tell(f"scale {personal.scale} ({origin})")
+    if add and before is not None and personal.profile is not None:
+        tell(describe_addition(before, personal.profile, len(rows)))
+    if personal.comparison is not None:
+        tell(*describe_comparison(personal.comparison, method))
+    elif personal.adaptation is not None:
+        tell(*describe_adaptation(personal.adaptation))
+    tell(f"Stored in {printable(str(ProfileStore().folder))}. To score with it:")
+    tell(f"  piaa score PHOTOS --user {shlex.quote(name)}", "")
 
 
 def _fine_tuning_lines(console: Console) -> Callable[[FineTuningProgress], None]:
@@ -350,6 +366,7 @@ def _rehearse(
     *,
     add: bool,
     replace: bool,
+    method: Method,
 ) -> None:
     """Learn without storing: what is wrong with one person's ratings shows before another's are stored."""
     from piaa_sdk.profiles import ProfileStore, check_same_ratings, check_scale
@@ -362,8 +379,9 @@ def _rehearse(
         if before is not None:
             check_scale(before, stated)
         if add and before is not None:
-            _rehearse_addition(scorer, before, rows)
-            continue
+            if method is Method.CLOSED_FORM:
+                _rehearse_addition(scorer, before, rows)
+            continue  # fine-tuning reads all pictures again
         if before is not None:
             check_same_ratings(before, [row.name for row in rows], [row.rating for row in rows])
         scorer.personalize(RatingTable({None: rows}), scale=before.scale if before else scale)

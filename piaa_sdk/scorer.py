@@ -345,10 +345,9 @@ class Scorer:
         known = None if replace else stored
         if known is not None:
             check_scale(known, None if scale is None else RatingScale(*_ends(scale)))
+        backup = stored is not None and replace
         if known is not None and add and method is not Method.CLOSED_FORM:
             rows = _with_stored(rows, known)
-            own_scale = choose_scale(rows, known.scale)
-            return self._tuned(user, own_scale, rows, method, options or FineTuneOptions(), backup=False)
         images = _names(rows, known)
         values: FloatArray = np.array([row.rating for row in rows], dtype=np.float64)
         has_names = all(isinstance(row.image, str) for row in rows)
@@ -356,23 +355,13 @@ class Scorer:
             check_same_ratings(known, images, values)
         own_scale = choose_scale(rows, scale if known is None else known.scale)
         if method is not Method.CLOSED_FORM:
-            is_replaced = stored is not None and replace
-            return self._tuned(
-                user, own_scale, rows, method, options or FineTuneOptions(), backup=is_replaced
-            )
+            return self._tuned(user, own_scale, rows, method, options or FineTuneOptions(), backup=backup)
         if known is not None and add:
             check_model(known, self._base.bundle, kind=KIND, only_embeddings=True)
         embeddings = self._embed_rated(rows)
         if known is not None and (add or not has_names):
-            merged = merge_ratings(known, images, values, embeddings)
-            images, values, embeddings = merged.images, merged.ratings, merged.embeddings
-            if not add:
-                if merged.added or merged.changed or len(rows) != len(known.support):
-                    raise other_ratings(known)
-                images = known.support.images
-        return self._learned(
-            user, own_scale, images, values, embeddings, backup=stored is not None and replace
-        )
+            images, values, embeddings = _merged(known, images, values, embeddings, add=add)
+        return self._learned(user, own_scale, images, values, embeddings, backup=backup)
 
     def refit(self, user: str) -> Self:
         """Learn a stored profile again, with this model.
@@ -663,6 +652,18 @@ def _person(engine: Engine, user: str, token: Token, is_local: bool) -> _Person:
             raise stored_error from None
         where = printable(str(store.folder))
         raise ProfileNotFoundError(f"{stored_error} (looked in {where}); {error}") from error
+
+
+def _merged(
+    known: UserProfile, images: tuple[str, ...], values: FloatArray, embeddings: FloatArray, *, add: bool
+) -> tuple[tuple[str, ...], FloatArray, FloatArray]:
+    """Join ratings with the stored ones; without ``add`` they must be the same."""
+    merged = merge_ratings(known, images, values, embeddings)
+    if add:
+        return merged.images, merged.ratings, merged.embeddings
+    if merged.added or merged.changed or len(images) != len(known.support):
+        raise other_ratings(known)
+    return known.support.images, merged.ratings, merged.embeddings
 
 
 def _tuned_person(base: Engine, profile: UserProfile) -> _Person:
