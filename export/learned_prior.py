@@ -12,7 +12,7 @@ measure, because after a rectifier it can be most of h, and a person's offset ta
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -86,29 +86,17 @@ def learned_prior(
     if not is_squashed:
         weights, offset = weights / std, (offset - mean) / std
     metric = np.full(width, 1 / np.sqrt(spread), dtype=np.float32)
-    adaptation = settings.adaptation
     return Prior(
         curved_metric=metric,
         generic_metric=metric,
         linear_scale=1 / spread,
-        length_scale=adaptation.length_scale,
         centers=np.zeros((0, width), dtype=np.float16),
         center_weights=np.zeros(0),
         center_offset=offset,
         arc_bias=settings.generic.arc_bias,
         generic_mean=mean,
         generic_std=std,
-        grid=AdaptationGrid(
-            linear_shares=np.array(adaptation.linear_shares),
-            slopes=np.array(adaptation.slopes),
-            noises=np.array(adaptation.noises),
-        ),
-        slope_unit=adaptation.slope_unit,
-        offset_mean=adaptation.offset_mean,
-        offset_variance=adaptation.offset_variance,
-        variance_scale=adaptation.variance_scale,
-        variance_degrees=adaptation.variance_degrees,
-        std_factor=adaptation.std_factor,
+        **_constants(settings),
         linear_weights=weights,
         is_squashed=is_squashed,
     )
@@ -122,3 +110,15 @@ def _output_line(head: AestheticHead, target: str, scale: RatingScale) -> tuple[
         weights *= scale.high / scale.span
         offset = (offset * scale.high - scale.low) / scale.span
     return weights, offset
+
+
+def _constants(settings: KernelPriorConfig) -> dict[str, Any]:
+    """Return the constants of the adaptation by the names the prior gives them."""
+    own = settings.adaptation
+    grid = AdaptationGrid(
+        linear_shares=np.array(own.linear_shares), slopes=np.array(own.slopes), noises=np.array(own.noises)
+    )
+    names = """
+        length_scale slope_unit offset_mean offset_variance variance_scale variance_degrees std_factor
+    """
+    return {"grid": grid, **{name: getattr(own, name) for name in names.split()}}

@@ -141,10 +141,7 @@ def write_variants(
         OutputError: The folder exists and may not be replaced, or cannot be written.
     """
     say = report or (lambda _: None)
-    if unknown := set(names) - VARIANT_FILES.keys():
-        raise ModelFormatError(
-            f"no variant {sorted(unknown)[0]!r} is known, there are {', '.join(VARIANT_FILES)}"
-        )
+    _check_variants(names)
     if len(photos) < LEAST_PICTURES:
         raise ModelFormatError(
             f"the ranges of activations are measured on {len(photos)} pictures, {LEAST_PICTURES} are the "
@@ -170,6 +167,13 @@ def write_variants(
     if kept:
         _write(bundle, out, kept, facts, replace=replace)
     return [figures for _, figures in made.values()]
+
+
+def _check_variants(names: Sequence[str]) -> None:
+    if unknown := set(names) - VARIANT_FILES.keys():
+        raise ModelFormatError(
+            f"no variant {sorted(unknown)[0]!r} is known, there are {', '.join(VARIANT_FILES)}"
+        )
 
 
 def _write(

@@ -333,13 +333,7 @@ class Scorer:
             ProfileExistsError: Other ratings are stored under that name, and neither ``add`` nor ``replace``.
             ProfileNotFoundError: Nobody of that name is stored to add to.
         """
-        if add and replace:
-            raise ValueError("add to the stored ratings or replace them, not both")
-        if (add or replace) and user is None:
-            raise ValueError("add and replace are about a stored profile; name it with user=")
-        method = Method(method)
-        if method is not Method.CLOSED_FORM:
-            check_finetune()
+        method = _checked(Method(method), user, add=add, replace=replace)
         rows = collect_ratings(ratings, photos=photos).of_user(user)
         stored = _stored(user, add=add, replace=replace)
         known = None if replace else stored
@@ -652,6 +646,17 @@ def _person(engine: Engine, user: str, token: Token, is_local: bool) -> _Person:
             raise stored_error from None
         where = printable(str(store.folder))
         raise ProfileNotFoundError(f"{stored_error} (looked in {where}); {error}") from error
+
+
+def _checked(method: Method, user: str | None, *, add: bool, replace: bool) -> Method:
+    """Refuse choices that contradict each other, and a method that lacks its packages."""
+    if add and replace:
+        raise ValueError("add to the stored ratings or replace them, not both")
+    if (add or replace) and user is None:
+        raise ValueError("add and replace are about a stored profile; name it with user=")
+    if method is not Method.CLOSED_FORM:
+        check_finetune()
+    return method
 
 
 def _merged(

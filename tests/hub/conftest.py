@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hub_standin as standin
 import pytest
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ def _load(name: str, path: Path) -> ModuleType:
     return sys.modules[name]
 
 
-standin: Any = _load("piaa_hub_standin", HERE / "standin.py")
 tiny: Any = _load("piaa_tiny_bundle", HERE.parent / "sdk" / "conftest.py")
 
 

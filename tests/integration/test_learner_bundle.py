@@ -10,9 +10,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import hub_standin
 import numpy as np
 import pytest
 import torch
+from environments import Installed, build_wheel, install
 from PIL import Image
 
 from export.check_record import RECORD_NAME
@@ -46,12 +48,12 @@ class Made:
         return sorted((self.folder / "ratings" / "images").iterdir())
 
 
-def _succeed(folder: Path, *arguments: object) -> str:
+def _succeed(folder: Path, *arguments: object, threads: bool = True, **more: str) -> str:
     settings = {"PIAA_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", *map(str, arguments), "--threads", "1"],
+        [sys.executable, "-m", *map(str, arguments), *(("--threads", "1") if threads else ())],
         cwd=CHECKOUT,
-        env={**os.environ, **settings},
+        env={**os.environ, **settings, **more},
         capture_output=True,
         text=True,
         check=False,
@@ -119,6 +121,25 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Made(folder, said)
 
 
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """Somebody who has installed the wheel."""
+    folder = tmp_path_factory.mktemp("stranger")
+    (folder / "wheel").mkdir()
+    return install(build_wheel(folder / "wheel"), folder)
+
+
+def _torch_scores(made: Made, pictures: list[Path]) -> np.ndarray:
+    """What the trained network gives pictures: (N,), rating units."""
+    preprocessing = ModelBundle.load(made.bundle).preprocessing
+    pixels = np.stack([load_image(path, preprocessing) for path in pictures])
+    model = open_torch_model(made.folder / "run")
+    assert model.scorer is not None
+    with torch.inference_mode():
+        scores: np.ndarray = 1 + 4 * model.scorer(torch.from_numpy(pixels)).numpy()
+    return scores
+
+
 def test_the_check_passes_in_full(made: Made) -> None:
     record = json.loads((made.bundle / RECORD_NAME).read_text(encoding="utf-8"))
     assert record["passed"] is True
@@ -131,16 +152,53 @@ def test_the_check_passes_in_full(made: Made) -> None:
 
 def test_the_sdk_scores_as_torch_does(made: Made) -> None:
     """Within a thousandth of their range, or of a rating unit; what is left is the rounding to float16."""
-    bundle = ModelBundle.load(made.bundle)
     pictures = made.pictures()
     found = [score.generic for score in Scorer.from_pretrained(made.bundle, cache=False).score(pictures)]
-    pixels = np.stack([load_image(path, bundle.preprocessing) for path in pictures])
-    model = open_torch_model(made.folder / "run")
-    assert model.scorer is not None
-    with torch.inference_mode():
-        expected = 1 + 4 * model.scorer(torch.from_numpy(pixels)).numpy()
+    expected = _torch_scores(made, pictures)
     np.testing.assert_allclose(np.array(found, dtype=float), expected, atol=1e-3 * max(1, np.ptp(expected)))
     assert np.ptp(expected) > 1e-3
+
+
+SCORE = """
+import importlib.util, json, sys
+from piaa_sdk import Scorer
+assert not [name for name in ("torch", "timm", "onnx", "training") if importlib.util.find_spec(name)]
+scorer = Scorer.from_pretrained(sys.argv[1], revision=sys.argv[2], cache=False)
+print(json.dumps([[score.generic for score in scorer.score(sys.argv[3:])], scorer.bundle.origin]))
+"""
+
+
+def test_what_was_published_scores_elsewhere_as_torch_does(made: Made, stranger: Installed) -> None:
+    """From the stand-in of the Hub, in an environment that has the wheel and what it declares, no torch."""
+    pictures = made.pictures()
+    with hub_standin.StandIn() as hub:
+        client = {
+            "HF_ENDPOINT": hub.url,
+            "HF_HOME": str(made.folder / "hf"),
+            "HF_HUB_DISABLE_XET": "1",
+            "NO_PROXY": "127.0.0.1",
+        }
+        told = _succeed(
+            made.folder,
+            *("export", "publish", made.bundle, "org/learned", "--public"),
+            threads=False,
+            **client,
+            HF_TOKEN=hub_standin.TOKEN,
+            HF_HUB_OFFLINE="0",
+        )
+        assert "org/learned" in told
+        assert hub_standin.TOKEN not in told
+        commit = hub.commit_of("org/learned")
+        assert set(hub.files("org/learned")) >= {"config.json", "README.md", "model.safetensors"}
+        done = stranger.run(
+            stranger.python, "-c", SCORE, "org/learned", commit, *map(str, pictures), **client
+        )
+        assert done.returncode == 0, done.stderr
+        assert not hub.asked(path="model.safetensors"), "torch weights were fetched for scoring"
+    found, origin = json.loads(done.stdout)
+    assert origin == f"org/learned@{commit}"
+    expected = _torch_scores(made, pictures)
+    np.testing.assert_allclose(found, expected, atol=1e-3 * max(1, np.ptp(expected)))
 
 
 def test_a_person_is_learned_on_the_hidden_units(made: Made) -> None:

@@ -8,21 +8,13 @@ this environment. Nothing is fetched: the declared distributions are linked from
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
-import os
-import subprocess
-import sys
-import sysconfig
-import venv
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from environments import ROOT, Installed, build_wheel, install
 
 import piaa_sdk
 from piaa_sdk.errors import install_command
@@ -30,75 +22,13 @@ from piaa_sdk.errors import install_command
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "piaa_sdk"
-
-
-@dataclass(frozen=True, slots=True)
-class Installed:
-    """An environment that holds the wheel and its declared dependencies, and a folder to work in."""
-
-    python: Path
-    piaa: Path
-    site_packages: Path
-    workplace: Path
-
-    def run(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
-        """Run a command outside the checkout, with nothing of this process's Python settings."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PIAA_"))}
-        return subprocess.run(
-            [str(part) for part in command],
-            env=kept | {"PIAA_HOME": str(self.workplace / "home")},
-            cwd=self.workplace,
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            check=False,
-            timeout=300,
-        )
-
-
-def _pip(*arguments: str | Path) -> None:
-    command = [sys.executable, "-m", "pip", *map(str, arguments)]
-    completed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert completed.returncode == 0, completed.stdout + completed.stderr
-
-
-def _declared(requirements: list[str]) -> dict[str, importlib.metadata.Distribution]:
-    """Follow requirements to all the distributions they bring on this platform, by canonical name."""
-    found: dict[str, importlib.metadata.Distribution] = {}
-    waiting = [(Requirement(text), "") for text in requirements]
-    while waiting:
-        requirement, extra = waiting.pop()
-        name = canonicalize_name(requirement.name)
-        if requirement.marker is not None and not requirement.marker.evaluate({"extra": extra}):
-            continue
-        first_time = name not in found
-        if first_time:
-            found[name] = importlib.metadata.distribution(name)
-        for wanted_extra in ({""} if first_time else set()) | requirement.extras:
-            waiting += [(Requirement(text), wanted_extra) for text in found[name].requires or []]
-    return found
-
-
-def _link_dependencies(requirements: list[str], site_packages: Path) -> None:
-    """Link the files of the declared distributions, and of no other, into another environment."""
-    for distribution in _declared(requirements).values():
-        assert distribution.files, f"{distribution.name} does not list its files"
-        for top in {file.parts[0] for file in distribution.files} - {"..", "__pycache__"}:
-            source = Path(str(distribution.locate_file(top)))
-            target = site_packages / top
-            if source.exists() and not target.exists():
-                target.symlink_to(source, target_is_directory=source.is_dir())
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built from the checkout by its own build backend, without an index."""
-    folder = tmp_path_factory.mktemp("wheel")
-    _pip("wheel", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", folder, ROOT)
-    (built,) = folder.glob("*.whl")
-    return built
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")
@@ -110,19 +40,7 @@ def contents(wheel: Path) -> Iterator[zipfile.ZipFile]:
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
     """The wheel in an environment of its own, outside the checkout."""
-    folder = tmp_path_factory.mktemp("empty")
-    builder = venv.EnvBuilder(with_pip=False, symlinks=os.name == "posix")
-    builder.create(folder / "venv")
-    context = builder.ensure_directories(folder / "venv")
-    python = Path(context.env_exe)
-    _pip("--python", python, "install", "--no-deps", "--no-index", "--no-compile", wheel)
-    scheme = {"base": str(folder / "venv"), "platbase": str(folder / "venv")}
-    site_packages = Path(sysconfig.get_path("purelib", scheme="venv", vars=scheme))
-    (own_metadata,) = site_packages.glob("piaa_sdk-*.dist-info")
-    _link_dependencies(importlib.metadata.Distribution.at(own_metadata).requires or [], site_packages)
-    workplace = folder / "workplace"
-    workplace.mkdir()
-    return Installed(python, Path(context.bin_path) / "piaa", site_packages, workplace)
+    return install(wheel, tmp_path_factory.mktemp("empty"))
 
 
 def test_wheel_holds_the_package_alone(contents: zipfile.ZipFile) -> None:

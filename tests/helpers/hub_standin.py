@@ -115,6 +115,12 @@ class StandIn(ThreadingHTTPServer):
             repository = self.repositories.setdefault(repo_id, Repository(private=private))
             return repository.add(files, branch)
 
+    def commit_of(self, repo_id: str, revision: str = "main") -> str:
+        """Return the commit that a branch or a tag points at."""
+        commit = self.repositories[repo_id].find(revision)
+        assert commit is not None
+        return commit
+
     def files(self, repo_id: str, revision: str = "main") -> dict[str, bytes]:
         repository = self.repositories[repo_id]
         return repository.commits[repository.find(revision) or ""]
