@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+# Tests run in a process per core (pyproject.toml), on pictures so small that more threads only wait for each
+# other. Set before torch and numpy are imported, and inherited by the programs that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # A shell starts what runs in the background with Ctrl-C ignored; programs that the tests start inherit it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SIZE, DIM = 32, 12
-
-torch.set_num_threads(1)  # on pictures this small, threads only wait for each other
 READOUTS = ("stage1.mean", "stage2.mean", "last.mean")
 
 
