@@ -14,6 +14,7 @@ from export.torch_model import TorchModel, aesthetic_model
 from piaa_sdk.bundle import Preprocessing
 from piaa_sdk.errors import ModelFormatError, ModelNotFoundError, RatingError
 from piaa_sdk.finetune.bundle_network import AESTHETIC, STATISTICS, load_named
+from piaa_sdk.finetune.person import DEFAULT_FINE_TUNING
 from piaa_sdk.finetune.scoring_network import tensors_of
 from piaa_sdk.finetune.statistics_network import ARCHITECTURE
 from piaa_sdk.head import Prior
@@ -135,7 +136,7 @@ def of_checkpoint(checkpoint: Checkpoint) -> Trained:
         preprocessing=preprocessing_of(run),
         run={"learner": KERNEL_PRIOR, **run},
         network=network,
-        fine_tuning=None,
+        fine_tuning=asdict(DEFAULT_FINE_TUNING),
         bundle_id=f"piaa-{_short(ARCHITECTURE)}",
         license=LICENSE,
     )
