@@ -30,6 +30,9 @@ FEWEST_SHOTS = 6
 """With fewer rated pictures too few can be left out to judge by."""
 
 _NEEDED = ("torch", "torchvision", "timm", "onnx", "onnx_ir", "onnxscript")
+_EXTERNAL_WEIGHTS = b"\n\x08location"
+"""How protobuf writes the key under which a tensor names another file."""
+
 _GRAPH, _STD, _PRIOR_PREFIX = "graph", "std", "prior."
 
 
@@ -139,6 +142,11 @@ def unpack(tensors: Mapping[str, npt.NDArray[Any]]) -> tuple[bytes, FineTunedHea
         raise ProfileFormatError(
             "the stored network is not complete; personalize again with --method finetune --replace"
         )
+    data = graph.tobytes()
+    if _EXTERNAL_WEIGHTS in data:  # onnxruntime would read any file beside the working folder
+        raise ProfileFormatError(
+            "the stored network reads its weights from another file, which no profile does; do not use it"
+        )
     if not 0 < float(std.item()) < 10:
         raise ProfileFormatError(
             f"the stored standard deviation is {float(std.item()):g}, must be above 0 and below 10; "
@@ -149,4 +157,4 @@ def unpack(tensors: Mapping[str, npt.NDArray[Any]]) -> tuple[bytes, FineTunedHea
         for name, tensor in tensors.items()
         if name.startswith(_PRIOR_PREFIX)
     }
-    return graph.tobytes(), FineTunedHead(Prior.from_tensors(own), float(std.item()))
+    return data, FineTunedHead(Prior.from_tensors(own), float(std.item()))

@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -24,10 +25,11 @@ from piaa_sdk.errors import (
     MissingDependencyError,
     OutputError,
     ProfileError,
+    ProfileFormatError,
     ProfileMismatchError,
     SupportSetError,
 )
-from piaa_sdk.fine_tuned import FINE_TUNED, FineTuningProgress
+from piaa_sdk.fine_tuned import FINE_TUNED, FineTunedHead, FineTuningProgress, pack, unpack
 from piaa_sdk.finetune import person
 from piaa_sdk.finetune.bundle_network import scoring_network_of
 from piaa_sdk.finetune.full import Examples, FineTuning, fine_tune
@@ -288,6 +290,41 @@ def test_a_network_is_no_head_to_publish(generic: Scorer, rated: dict[str, float
 
 
 # What goes wrong
+
+
+def test_a_strangers_network_reads_no_file_of_ours(
+    generic: Scorer, rated: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Onnxruntime opens weights that a graph keeps elsewhere; a profile may come from anybody."""
+    tensors = dict(tune(generic, first(rated, 8)).profile.head)  # type: ignore[union-attr]
+    proto = onnx.load_model_from_string(tensors["graph"].tobytes())
+    weight = next(item for item in proto.graph.initializer if item.name == "projection")
+    (tmp_path / "secret.bin").write_bytes(onnx.numpy_helper.to_array(weight).tobytes())
+    weight.ClearField("raw_data")
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="secret.bin")
+    tensors["graph"] = np.frombuffer(proto.SerializeToString(), dtype=np.uint8)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ProfileFormatError, match="from another file"):
+        unpack(tensors)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"graph": None}, "not complete"),
+        ({"graph": np.zeros(3)}, "not complete"),
+        ({"std": np.zeros(2)}, "not complete"),
+        ({"std": np.array(0.0)}, "must be above 0"),
+        ({"std": np.array(np.nan)}, "must be above 0"),
+    ],
+)
+def test_a_damaged_network_is_our_error(
+    generic: Scorer, build_prior: Any, changes: dict[str, Any], message: str
+) -> None:
+    tensors = {**pack(b"graph", FineTunedHead(build_prior(), 0.1)), **changes}
+    with pytest.raises(ProfileFormatError, match=message):
+        unpack({name: tensor for name, tensor in tensors.items() if tensor is not None})
 
 
 def _stored_bytes() -> dict[str, bytes]:
