@@ -369,6 +369,7 @@ def _rehearse(
     method: Method,
 ) -> None:
     """Learn without storing: what is wrong with one person's ratings shows before another's are stored."""
+    from piaa_sdk.fine_tuned import check_shots
     from piaa_sdk.profiles import ProfileStore, check_same_ratings, check_scale
     from piaa_sdk.rating_scale import RatingScale
     from piaa_sdk.ratings import RatingTable
@@ -378,10 +379,13 @@ def _rehearse(
         before = ProfileStore().load(name) if add else None if replace else _stored(name)
         if before is not None:
             check_scale(before, stated)
+        if method is not Method.CLOSED_FORM:
+            known = before.support.images if add and before is not None else ()
+            check_shots(len({*known, *(row.name for row in rows)}))
         if add and before is not None:
             if method is Method.CLOSED_FORM:
                 _rehearse_addition(scorer, before, rows)
-            continue  # fine-tuning reads all pictures again
+            continue
         if before is not None:
             check_same_ratings(before, [row.name for row in rows], [row.rating for row in rows])
         scorer.personalize(RatingTable({None: rows}), scale=before.scale if before else scale)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from piaa_sdk.errors import MissingDependencyError, ProfileFormatError
+from piaa_sdk.errors import MissingDependencyError, ProfileFormatError, SupportSetError
 from piaa_sdk.head import Prior
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ _NEEDED = ("torch", "torchvision", "timm", "onnx", "onnx_ir", "onnxscript")
 _EXTERNAL_WEIGHTS = b"\n\x08location"
 """How protobuf writes the key under which a tensor names another file."""
 
+_LARGEST_STD = 10.0
 _GRAPH, _STD, _PRIOR_PREFIX = "graph", "std", "prior."
 
 
@@ -45,6 +46,19 @@ def check_finetune() -> None:
     for package in _NEEDED:
         if find_spec(package) is None:
             raise MissingDependencyError("fine-tuning the whole network", "finetune")
+
+
+def check_shots(count: int) -> None:
+    """Ask for enough ratings before any work.
+
+    Raises:
+        SupportSetError: There are too few to leave some out.
+    """
+    if count < FEWEST_SHOTS:
+        raise SupportSetError(
+            f"{count} rated photos are too few to fine-tune a network; rate at least {FEWEST_SHOTS}, better "
+            "20 to 100, or leave --method out"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +125,18 @@ class FineTunedHead:
     prior: Prior
     std: float
 
+    def __post_init__(self) -> None:
+        """Refuse a standard deviation that no ratings on [0, 1] have.
+
+        Raises:
+            ProfileFormatError: It is one.
+        """
+        if not 0 < self.std < _LARGEST_STD:
+            raise ProfileFormatError(
+                f"the standard deviation of the network is {self.std:g}, must be above 0 and below "
+                f"{_LARGEST_STD:g}; personalize again with --method finetune --replace"
+            )
+
     def predict(self, embeddings: FloatArray) -> tuple[FloatArray, FloatArray, None]:
         """Score embeddings (N, D) for this person: scores and standard deviations, (N,) each, [0, 1] units.
 
@@ -146,11 +172,6 @@ def unpack(tensors: Mapping[str, npt.NDArray[Any]]) -> tuple[bytes, FineTunedHea
     if _EXTERNAL_WEIGHTS in data:  # onnxruntime would read any file beside the working folder
         raise ProfileFormatError(
             "the stored network reads its weights from another file, which no profile does; do not use it"
-        )
-    if not 0 < float(std.item()) < 10:
-        raise ProfileFormatError(
-            f"the stored standard deviation is {float(std.item()):g}, must be above 0 and below 10; "
-            "personalize again with --method finetune --replace"
         )
     own = {
         name.removeprefix(_PRIOR_PREFIX): tensor

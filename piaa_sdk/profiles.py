@@ -533,7 +533,9 @@ def _keep_old(folder: Path, profile: UserProfile, *, backup: bool) -> None:
     tensors = _tensors_beside(folder, header)
     try:
         old = decode(header, tensors)
-        needed = backup or not profile.holds(old.support.images, old.ratings)
+        # A network that was fine-tuned took minutes, and the ratings alone do not bring it back at once.
+        is_other_kind = old.kind != profile.kind and old.kind == FINE_TUNED
+        needed = backup or is_other_kind or not profile.holds(old.support.images, old.ratings)
         made_at = datetime.fromisoformat(old.created_at).astimezone(UTC)
     except ProfileFormatError:
         needed = True  # damaged or newer: not ours to judge

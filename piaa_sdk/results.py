@@ -149,9 +149,10 @@ class Comparison:
 
     @property
     def recommended(self) -> Method:
-        """Fine-tuning only where the interval says that it is better: it costs a network per person."""
+        """Fine-tuning only where it is proved better than the closed form, and not worse than generic."""
         is_better = self.interval is not None and self.interval[0] > 0
-        return Method.FINETUNE if is_better else Method.CLOSED_FORM
+        is_worse = self.generic_interval is not None and self.generic_interval[1] < 0
+        return Method.FINETUNE if is_better and not is_worse else Method.CLOSED_FORM
 
 
 @dataclass(frozen=True, slots=True)

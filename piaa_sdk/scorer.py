@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import count
 from pathlib import Path
@@ -37,7 +37,7 @@ from piaa_sdk.fine_tuned import (
 from piaa_sdk.head import PersonalHead
 from piaa_sdk.hub import fetch, load_bundle, plan_upload, publish, save_bundle
 from piaa_sdk.images import load_image, printable
-from piaa_sdk.manifest import WEIGHTS_NAME
+from piaa_sdk.manifest import BACKBONE_NAME, WEIGHTS_NAME
 from piaa_sdk.profiles import (
     ProfileStore,
     UserProfile,
@@ -94,9 +94,14 @@ class Scorer:
     """
 
     def __init__(
-        self, base: Engine, person: _Person | None = None, comparison: Comparison | None = None
+        self,
+        base: Engine,
+        person: _Person | None = None,
+        comparison: Comparison | None = None,
+        access: _Access | None = None,
     ) -> None:
         self._base = base
+        self._access = access or _Access()
         self._engine = base if person is None or person.engine is None else person.engine
         self._person = person
         self.bundle: ModelBundle = self._engine.bundle
@@ -162,7 +167,8 @@ class Scorer:
             token=token,
         )
         engine = Engine(bundle, device, cache, workers, batch_size)
-        return cls(engine, None if user is None else _person(engine, user, token, local_files_only))
+        person = None if user is None else _person(engine, user, token, local_files_only)
+        return cls(engine, person, access=_Access(token, local_files_only))
 
     def __repr__(self) -> str:
         whose = f"user={self.user!r}" if self.user else "generic" if self._person is None else "personal"
@@ -181,6 +187,8 @@ class Scorer:
             return None
         if self._person.profile is not None and self._person.profile.adaptation is not None:
             return self._person.profile.adaptation
+        if isinstance(self._person.head, FineTunedHead):  # it has seen these ratings: nothing can be judged
+            return None if self.comparison is None else adaptation_of(self.comparison)
         return judge(self._engine.prior, self._person.support)
 
     def score(self, images: ImageInput | Iterable[ImageInput]) -> list[Score]:
@@ -328,6 +336,11 @@ class Scorer:
 
         Raises:
             MissingDependencyError: Fine-tuning without the extra ``finetune``.
+            DivergenceError: Fine-tuning at too high a rate.
+            DeviceError: Fine-tuning without enough memory, or on a device that torch does not have.
+            ModelFormatError: The bundle does not hold the network that should be tuned.
+            HubError: Its weights have to be fetched, and the Hub refuses or fails.
+            ProfileMismatchError: What is stored was learned in another way, or its pictures cannot be read.
             RatingError: Ratings that cannot be understood, or a rated picture that cannot be read; named.
             SupportSetError: Too few ratings, or all equal.
             ProfileExistsError: Other ratings are stored under that name, and neither ``add`` nor ``replace``.
@@ -348,7 +361,11 @@ class Scorer:
         if known is not None and not add and has_names:
             check_same_ratings(known, images, values)
         own_scale = choose_scale(rows, scale if known is None else known.scale)
+        if known is not None and not has_names and not add and known.embedding_id != self._base_id:
+            raise other_ratings(known)  # pictures without names are recognized by their embeddings
         if method is not Method.CLOSED_FORM:
+            if known is not None and not has_names and not add:
+                _merged(known, images, values, self._embed_rated(rows), add=False)
             return self._tuned(user, own_scale, rows, method, options or FineTuneOptions(), backup=backup)
         if known is not None and add:
             check_model(known, self._base.bundle, kind=KIND, only_embeddings=True)
@@ -431,7 +448,9 @@ class Scorer:
             ModelFormatError: A file of the model is damaged.
             HubError: A file that scoring does not need has to be fetched first, and the Hub refuses or fails.
         """
-        return save_bundle(self._base.bundle, save_directory)
+        return save_bundle(
+            self._base.bundle, save_directory, token=self._access.token, is_local=self._access.is_local
+        )
 
     def push_to_hub(
         self,
@@ -496,6 +515,10 @@ class Scorer:
             )
         return PublishedHead.of(self.user, KIND, self.scale, self.bundle, person.head)
 
+    @property
+    def _base_id(self) -> str:
+        return self._base.bundle.embedding_id
+
     def _learned(
         self,
         user: str | None,
@@ -510,7 +533,7 @@ class Scorer:
         support = SupportSet(embeddings, scale.to_unit(ratings), images)
         head = adapt(self._base.prior, support)
         if user is None:
-            return type(self)(self._base, _Person(None, scale, support, head, None), comparison)
+            return type(self)(self._base, _Person(None, scale, support, head, None), comparison, self._access)
         bundle = self._base.bundle
         profile = UserProfile(
             user=user,
@@ -525,7 +548,9 @@ class Scorer:
             adaptation=judge(self._base.prior, support),
         )
         ProfileStore().save(profile, backup=backup)
-        return type(self)(self._base, _Person(profile.user, scale, support, head, profile), comparison)
+        return type(self)(
+            self._base, _Person(profile.user, scale, support, head, profile), comparison, self._access
+        )
 
     def _tuned(
         self,
@@ -545,8 +570,10 @@ class Scorer:
         embeddings = self._embed_rated(rows)
         support = SupportSet(embeddings, scale.to_unit(ratings), images)
         bundle = self._base.bundle
-        if WEIGHTS_NAME in bundle.checksums:
-            bundle = fetch(bundle, (WEIGHTS_NAME,))
+        # A variant's graph is lighter; what is tuned is the graph that the bundle was made with.
+        needed = [name for name in (WEIGHTS_NAME, BACKBONE_NAME) if name in bundle.checksums]
+        if not set(needed) <= bundle.checked:
+            bundle = fetch(bundle, needed, token=self._access.token, is_local=self._access.is_local)
         pixels = np.stack([load_image(row.image, bundle.preprocessing) for row in rows])
         fit = PersonFit(bundle, self._base.prior, pixels, support.ratings, options, self._base.asked_device)
         comparison = fit.compare(embeddings)
@@ -575,7 +602,7 @@ class Scorer:
         )
         ProfileStore().save(profile, backup=backup)
         person = _Person(profile.user, scale, support, tuned.head, profile, engine)
-        return type(self)(self._base, person, comparison)
+        return type(self)(self._base, person, comparison, self._access)
 
     def _embed_rated(self, rows: Sequence[Rating], engine: Engine | None = None) -> FloatArray:
         embeddings = []
@@ -610,6 +637,14 @@ class Scorer:
                 stars=self.scale.stars(float(prediction.value[row])),
             )
             row += 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Access:
+    """How more files of the bundle may be fetched: as the first ones were."""
+
+    token: Token = field(default=None, repr=False)
+    is_local: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -673,15 +708,21 @@ def _merged(
 
 def _tuned_person(base: Engine, profile: UserProfile) -> _Person:
     """Open a person's own network."""
-    graph, head = unpack(profile.head)
+    try:
+        graph, head = unpack(profile.head)
+    except ModelFormatError as error:
+        raise ProfileFormatError(
+            f"the stored network of {printable(profile.user)!r} is damaged ({error}); personalize again with "
+            "--method finetune --replace"
+        ) from error
+    check_network(profile, base.bundle.with_graph(graph, head.prior.embedding_dim))
     engine = base.with_network(graph, head.prior)
-    check_network(profile, engine.bundle)
     return _Person(profile.user, profile.scale, profile.support, head, profile, engine)
 
 
 def _with_stored(rows: Sequence[Rating], known: UserProfile) -> tuple[Rating, ...]:
     """Return the stored ratings, their pictures to be read again, and new ones, which win."""
-    _check_places(known)
+    _check_places(known, "its pictures must be read again")
     given = {row.name for row in rows if isinstance(row.image, str)}
     stored = [
         Rating(name, float(rating), None, "stored ratings", name)
@@ -693,13 +734,14 @@ def _with_stored(rows: Sequence[Rating], known: UserProfile) -> tuple[Rating, ..
 
 def _check_same_scores(found: FloatArray, expected: FloatArray) -> None:
     """Refuse a graph that does not say what the network says."""
-    difference = float(np.abs(found - expected).max())
-    if not difference < _LARGEST_DIFFERENCE:
-        raise ModelFormatError(
-            f"the graph of the fine-tuned network scores the rated photos differently than the network, by "
-            f"{difference:.2g} of the scale; nothing was stored. Install the versions of torch and onnx that "
-            "the extra finetune asks for"
-        )
+    difference, largest = float(np.abs(found - expected).max()), float(np.abs(expected).max())
+    if difference < _LARGEST_DIFFERENCE * max(1.0, largest):
+        return
+    raise ModelFormatError(
+        f"the fine-tuned network and its graph score the rated photos differently, by {difference:.2g} of "
+        "the scale; nothing was stored. If a learning rate was stated, lower it; else report this with the "
+        "versions of torch and onnx"
+    )
 
 
 def _embedding(embedded: EmbeddedImage) -> FloatArray:
@@ -708,12 +750,14 @@ def _embedding(embedded: EmbeddedImage) -> FloatArray:
     return embedded.embedding
 
 
-def _check_places(profile: UserProfile) -> None:
+def _check_places(
+    profile: UserProfile, why: str = "was learned with a model that sees pictures in another way"
+) -> None:
     """Refuse names without folders, as an imported profile has: another picture may be called the same."""
     unknown = [name for name in profile.support.images if not Path(name).is_absolute()]
     if unknown:
         raise ProfileMismatchError(
-            f"{printable(profile.user)!r} was learned with a model that sees pictures in another way, and "
+            f"{printable(profile.user)!r}: {why}, and "
             f"where the rated picture {printable(unknown[0])} lies is not known; personalize anew with: "
             f"piaa personalize ratings.csv --user {shlex.quote(profile.user)} --photos FOLDER --replace"
         )

@@ -8,8 +8,10 @@ import numpy as np
 import safetensors
 import safetensors.torch
 import torch
+from google.protobuf.message import DecodeError
 from torch import nn
 
+from piaa_sdk.bundle import MAX_EMBEDDING_DIM
 from piaa_sdk.errors import ModelFormatError
 from piaa_sdk.finetune.backbones import bare_backbone
 from piaa_sdk.finetune.full import AUGMENTATIONS, FineTuning
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 STATISTICS, AESTHETIC = "statistics", "aesthetic"
 """Kinds of networks: statistics of a frozen backbone's layers, and f_theta of the paper's eq. 1."""
+
+MAX_EPOCHS = 10_000
 
 _OUTPUT_LAYER = "head.output."
 
@@ -108,9 +112,10 @@ def statistics_network(bundle: ModelBundle, tensors: Params) -> EmbeddingNetwork
     Raises:
         ModelFormatError: ``config.json`` does not say what is read out, or the tensors do not fit.
     """
-    config: Any = bundle.config
-    readouts = _told(bundle).get("readouts") or config.get("training", {}).get("readouts")
-    if not readouts:
+    training = bundle.config.get("training")
+    former = training.get("readouts") if isinstance(training, dict) else None
+    readouts = _told(bundle).get("readouts") or former
+    if not isinstance(readouts, list) or not readouts or not all(isinstance(one, str) for one in readouts):
         raise ModelFormatError(f"{bundle.name}: config.json does not say what the network reads out")
     names = [
         name for name in tensors if name == "projection" or name.startswith(("backbone.", "statistics."))
@@ -131,9 +136,11 @@ def bare_network(bundle: ModelBundle, tensors: Params) -> AestheticNetwork:
     told = _told(bundle)
     try:
         head = HeadConfig(**{**told["head"], "hidden": tuple(told["head"]["hidden"])})
+        if not all(type(units) is int and units <= MAX_EMBEDDING_DIM for units in head.hidden):
+            raise TypeError(f"hidden is {list(head.hidden)!r:.80}")
         backbone = bare_backbone(str(told["backbone"]), classifier=bool(told["classifier"]))
         return AestheticNetwork(AestheticHead(len(tensors["head.mean"]), head), backbone)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ModelFormatError(
             f"{bundle.name}: config.json does not describe the network ({error})"
         ) from error
@@ -151,7 +158,8 @@ def fine_tuning_of(bundle: ModelBundle) -> FineTuning | None:
     if told is None:
         return None
     try:
-        assert isinstance(told, dict)
+        if not isinstance(told, dict) or type(told["epochs"]) is not int or told["epochs"] > MAX_EPOCHS:
+            raise TypeError(f"needs epochs, a whole number up to {MAX_EPOCHS}")
         adam = AdamSettings(**told.get("adam", {}))
         return FineTuning(
             learning_rate=told["learning_rate"],
@@ -160,7 +168,7 @@ def fine_tuning_of(bundle: ModelBundle) -> FineTuning | None:
             batch_norm=told.get("batch_norm", BATCH_NORMS[0]),
             augmentation=told.get("augmentation", AUGMENTATIONS[0]),
         )
-    except (AssertionError, KeyError, TypeError, ModelFormatError) as error:
+    except (KeyError, TypeError, AttributeError, ModelFormatError) as error:
         raise ModelFormatError(
             f"{bundle.name}: fine_tuning in config.json is {told!r:.200}, which means nothing ({error})"
         ) from error
@@ -191,7 +199,7 @@ def stored_tensors(bundle: ModelBundle) -> Params:
             for name, value in initializers.items()
             if value.const_value is not None
         }
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, DecodeError) as error:
         raise ModelFormatError(f"{path} cannot be read as a graph: {error}") from error
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from piaa_sdk.adaptation import adapt, jackknife_interval, pair_agreement
-from piaa_sdk.errors import DeviceError, SupportSetError
-from piaa_sdk.fine_tuned import FEWEST_SHOTS, FineTunedHead, FineTuneOptions, FineTuningProgress
+from piaa_sdk.errors import DeviceError, ModelFormatError, SupportSetError
+from piaa_sdk.fine_tuned import FineTunedHead, FineTuneOptions, FineTuningProgress, check_shots
 from piaa_sdk.finetune.bundle_network import fine_tuning_of, scoring_network_of
 from piaa_sdk.finetune.full import Examples, FineTuning, fine_tune, squared_error
 from piaa_sdk.finetune.network import params_of, predict
@@ -21,11 +21,13 @@ from piaa_sdk.finetune.scoring_network import tensors_of
 from piaa_sdk.graphs import encoded
 from piaa_sdk.manifest import BACKBONE_NAME
 from piaa_sdk.results import Comparison, SupportSet
+from piaa_sdk.user_profile import MAX_TENSORS_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import numpy.typing as npt
+    from torch import nn
 
     from piaa_sdk.array_types import FloatArray, PixelArray
     from piaa_sdk.bundle import ModelBundle
@@ -40,6 +42,9 @@ DEFAULT_FINE_TUNING = FineTuning(learning_rate=1e-4, epochs=5)
 
 CHUNKS = {"cpu": 4, "cuda": 16}
 """Pictures that go through the network at once. More cost memory, and on a processor time."""
+
+MAX_GRAPH_BYTES = MAX_TENSORS_BYTES - (8 << 20)
+"""Beside the graph, a profile's tensors hold the head and the embeddings of the rated pictures."""
 
 _OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
 
@@ -75,8 +80,8 @@ class PersonFit:
         device: ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
-        SupportSetError: There are too few ratings, or all are equal.
-        ModelFormatError: The bundle does not hold its network.
+        SupportSetError: There are too few ratings, or none that differ could be left out.
+        ModelFormatError: The bundle does not hold its network, or one too large for a profile.
         DeviceError: There is no such device.
     """
 
@@ -89,21 +94,25 @@ class PersonFit:
         options: FineTuneOptions,
         device: str = "auto",
     ) -> None:
-        if len(ratings) < FEWEST_SHOTS:
-            raise SupportSetError(
-                f"{len(ratings)} rated photos are too few to fine-tune a network; rate at least "
-                f"{FEWEST_SHOTS}, better 20 to 100, or leave --method out"
-            )
+        check_shots(len(ratings))
         self._bundle, self._prior, self._options = bundle, prior, options
         self._device = _torch_device(device)
-        self._network = scoring_network_of(bundle, prior).to(self._device)
+        order = np.random.default_rng(options.seed).permutation(len(ratings))
+        self._parts = np.array_split(order, options.folds)
+        if all(np.ptp(ratings[part]) == 0 for part in self._parts if len(part)):
+            raise SupportSetError(
+                f"no two of {len(ratings)} ratings that could be left out differ; rate some photos higher"
+            )
+        with _memory_errors(self._device):
+            self._network = scoring_network_of(bundle, prior).to(self._device)
+            self._all = Examples(
+                torch.from_numpy(pixels).to(self._device),
+                torch.tensor(ratings, dtype=torch.float32, device=self._device),
+            )
+        self._graph_of(self._network.embedding)  # what cannot be stored is said before the fits
         self._network.autocast = torch.bfloat16 if options.bf16 else None
         self._settings = settings_of(bundle, options)
         self._theta = params_of(self._network)
-        self._all = Examples(
-            torch.from_numpy(pixels).to(self._device),
-            torch.tensor(ratings, dtype=torch.float32, device=self._device),
-        )
         self._ratings: Float64Array = np.asarray(ratings, dtype=np.float64)
         self._fits = 0
 
@@ -118,17 +127,15 @@ class PersonFit:
             embeddings: (K, D) of the rated pictures by the bundle's own backbone.
 
         Raises:
-            SupportSetError: No pair of ratings that differ could be left out.
             DeviceError: There is not enough memory.
             DivergenceError: A loss is not finite.
         """
         shots = len(self._ratings)
-        order = np.random.default_rng(self._options.seed).permutation(shots)
         generic = np.asarray(self._prior.generic(embeddings), dtype=np.float64)
         judged = np.zeros((shots, shots), dtype=bool)
         agreements = np.zeros((3, shots, shots))
         residuals = []
-        for left_out in np.array_split(order, self._options.folds):
+        for left_out in self._parts:
             kept = np.setdiff1d(np.arange(shots), left_out)
             tuned = self._tuned_scores(kept, left_out)
             residuals.append(self._ratings[left_out] - tuned)
@@ -138,10 +145,6 @@ class PersonFit:
             closed = self._closed_form_scores(embeddings, kept, left_out)
             for agreement, scores in zip(agreements, (generic[left_out], closed, tuned), strict=True):
                 agreement[block] = pair_agreement(scores, ratings)
-        if not judged.any():
-            raise SupportSetError(
-                f"no two of {shots} ratings that could be left out differ; rate some higher, some lower"
-            )
         shares = [float(agreement[judged].mean()) for agreement in agreements]
         kept_apart = np.where(judged, agreements, 0)
         return Comparison(
@@ -171,9 +174,18 @@ class PersonFit:
         self._network.autocast = None  # the graph computes in float32
         scores = self._predict(params, everything)
         embedding, prior = self._network.parts_with(params)
+        return FineTuned(self._graph_of(embedding), FineTunedHead(prior, std), scores, epochs)
+
+    def _graph_of(self, embedding: nn.Module) -> bytes:
         metadata = {"bundle_id": self._bundle.bundle_id, "license": self._bundle.license}
-        proto = graph_with(self._bundle.path(BACKBONE_NAME), tensors_of(embedding), metadata=metadata)
-        return FineTuned(encoded(proto), FineTunedHead(prior, std), scores, epochs)
+        path = self._bundle.path(BACKBONE_NAME)
+        graph = encoded(graph_with(path, tensors_of(embedding), metadata=metadata))
+        if len(graph) > MAX_GRAPH_BYTES:
+            raise ModelFormatError(
+                f"{path}: the network has {len(graph) / 1e6:.0f} MB, a profile holds "
+                f"{MAX_GRAPH_BYTES / 1e6:.0f}; fine-tune a smaller one, or leave --method out"
+            )
+        return graph
 
     def _tuned_scores(self, kept: Rows, left_out: Rows) -> Float64Array:
         params, _ = self._fit(kept)

@@ -17,6 +17,7 @@ import torch
 from typer.testing import CliRunner
 
 from piaa_sdk import FineTuneOptions, Scorer
+from piaa_sdk.adaptation import adaptation_of
 from piaa_sdk.choices import Method
 from piaa_sdk.cli import app
 from piaa_sdk.errors import (
@@ -25,6 +26,7 @@ from piaa_sdk.errors import (
     MissingDependencyError,
     OutputError,
     ProfileError,
+    ProfileExistsError,
     ProfileFormatError,
     ProfileMismatchError,
     SupportSetError,
@@ -34,6 +36,7 @@ from piaa_sdk.finetune import person
 from piaa_sdk.finetune.bundle_network import scoring_network_of
 from piaa_sdk.finetune.full import Examples, FineTuning, fine_tune
 from piaa_sdk.finetune.network import params_of
+from piaa_sdk.images import load_image
 from piaa_sdk.profiles import ProfileStore
 from piaa_sdk.results import Comparison, Verdict
 
@@ -82,6 +85,7 @@ def test_shuffled_ratings_teach_nothing(generic: Scorer, rated: dict[str, float]
     person = tune(generic, dict(zip(rated, shuffled, strict=True)), user=None, options=ENOUGH)
     assert person.comparison is not None
     assert person.comparison.recommended is Method.CLOSED_FORM
+    assert person.adaptation == adaptation_of(person.comparison), "judged on what it has seen"
 
 
 SCORE_WITHOUT_TORCH = """
@@ -113,8 +117,6 @@ def test_the_stored_network_scores_without_torch(
     assert len({row[2] for row in expected}) == 1
 
     onnxruntime = pytest.importorskip("onnxruntime")
-    from piaa_sdk.images import load_image
-
     pixels = np.stack([load_image(image, person.bundle.preprocessing) for image in images])
     session = onnxruntime.InferenceSession(person.export_onnx(tmp_path), providers=["CPUExecutionProvider"])
     scores, stds = session.run(["score", "std"], {"pixels": pixels})
@@ -256,9 +258,25 @@ def test_a_closed_form_profile_can_become_a_network_and_back(
     closed = generic.personalize(ratings, user="mira", scale=SCALE)
     assert tune(generic, ratings).profile.kind == FINE_TUNED  # type: ignore[union-attr]
     back = generic.personalize(ratings, user="mira", scale=SCALE)
+    [kept] = ProfileStore().backups("mira")
+    assert ProfileStore().import_file(kept, user="was mira").kind == FINE_TUNED
     assert [s.personal for s in back.score(list(ratings))] == [
         s.personal for s in closed.score(list(ratings))
     ]
+
+
+def test_pictures_without_names_replace_nothing(generic: Scorer, rated: dict[str, float]) -> None:
+    """Neither by a network nor, when a network is stored, in closed form."""
+    images = [load_image(image, generic.bundle.preprocessing) for image in rated]
+    values = list(rated.values())
+    eight, others = (list(zip(images[part], values[part], strict=True)) for part in (slice(8), slice(8, 16)))
+    generic.personalize(eight, user="mira", scale=SCALE)
+    with pytest.raises(ProfileExistsError):
+        generic.personalize(others, user="mira", method="finetune", options=QUICK)
+    generic.personalize(eight, user="mira", method="finetune", options=QUICK)
+    with pytest.raises(ProfileExistsError):
+        generic.personalize(eight, user="mira")
+    assert ProfileStore().load("mira").kind == FINE_TUNED
 
 
 def test_a_network_is_not_gone_on_with_in_closed_form(generic: Scorer, rated: dict[str, float]) -> None:
@@ -404,6 +422,16 @@ def test_an_exploding_loss_names_its_epoch(generic: Scorer) -> None:
 def test_too_few_ratings_are_refused_before_any_fit(generic: Scorer, rated: dict[str, float]) -> None:
     with pytest.raises(SupportSetError, match="5 rated photos are too few to fine-tune"):
         tune(generic, first(rated, 5))
+
+
+def test_ratings_that_cannot_be_judged_are_refused_before_any_fit(
+    generic: Scorer, rated: dict[str, float]
+) -> None:
+    """Parts of one photo hold no pair."""
+    told: list[FineTuningProgress] = []
+    with pytest.raises(SupportSetError, match="could be left out differ"):
+        tune(generic, first(rated, 6), options=FineTuneOptions(folds=6, progress=told.append))
+    assert told == []
 
 
 @pytest.mark.parametrize("device", ["coreml", "directml"])

@@ -139,7 +139,12 @@ def _changed(folder: Path, **changes: object) -> ModelBundle:
         ({"kind": "statistics", "readouts": ["stage9.mean"]}, "cannot read out"),
         ({"kind": "statistics", "readouts": ["stage1.mean"]}, "must be"),
         ({"kind": "statistics"}, "does not say what the network reads out"),
+        ({"kind": "statistics", "readouts": 5}, "does not say what the network reads out"),
         ({"kind": "aesthetic"}, "does not describe the network"),
+        (
+            {"kind": "aesthetic", "backbone": "resnet18", "classifier": False, "head": {"hidden": [10**15]}},
+            "does not describe the network",
+        ),
     ],
 )
 def test_network_that_is_not_described_is_our_error(
@@ -152,7 +157,14 @@ def test_network_that_is_not_described_is_our_error(
 
 @pytest.mark.parametrize(
     "told",
-    [[], {}, {"learning_rate": -1, "epochs": 3}, {"learning_rate": 1e-5, "epochs": 2, "adam": {"x": 1}}],
+    [
+        [],
+        {},
+        5,
+        {"learning_rate": 1e-4, "epochs": 3.5},
+        {"learning_rate": -1, "epochs": 3},
+        {"learning_rate": 1e-5, "epochs": 2, "adam": {"x": 1}},
+    ],
 )
 def test_fine_tuning_that_means_nothing_is_our_error(bundle_folder: Path, told: object) -> None:
     with pytest.raises(ModelFormatError, match="means nothing"):
