@@ -317,7 +317,7 @@ def _learn(
     if add and before is not None and personal.profile is not None:
         tell(describe_addition(before, personal.profile, len(rows)))
     if personal.comparison is not None:
-        tell(*describe_comparison(personal.comparison, method))
+        tell(*describe_comparison(personal.comparison, method, name))
     elif personal.adaptation is not None:
         tell(*describe_adaptation(personal.adaptation))
     tell(f"Stored in {printable(str(ProfileStore().folder))}. To score with it:")

@@ -70,7 +70,7 @@ def show_user(name: Person) -> None:
     profile = store.load(name)
     tell(*_columns(_facts_of_profile(profile, store.backups(name))))
     if profile.adaptation is not None:
-        tell("", *describe_adaptation(profile.adaptation))
+        tell("", *describe_adaptation(profile.adaptation, profile.kind))
 
 
 @users.command("delete", epilog="Example: piaa users delete mira")

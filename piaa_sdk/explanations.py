@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 from piaa_sdk.choices import Method
+from piaa_sdk.fine_tuned import FINE_TUNED
 from piaa_sdk.images import printable
 from piaa_sdk.profiles import merge_ratings
 from piaa_sdk.results import Verdict
@@ -29,11 +31,12 @@ _VERDICTS = {
 }
 
 
-def describe_adaptation(adaptation: Adaptation) -> list[str]:
+def describe_adaptation(adaptation: Adaptation, kind: str = "") -> list[str]:
     """Say how well a person's taste was learned, and how sure that is.
 
     Args:
         adaptation: What left-out pairs of ratings said.
+        kind: Of the profile.
 
     Returns:
         Lines.
@@ -54,15 +57,18 @@ def describe_adaptation(adaptation: Adaptation) -> list[str]:
             low, high = adaptation.interval
             difference += f" (90 % interval {100 * low:+.0f} to {100 * high:+.0f})"
         lines.append(difference)
+    if kind == FINE_TUNED and adaptation.verdict is Verdict.NOT_ENOUGH:
+        return [*lines, "Not enough ratings yet to be sure that the network has learned this taste."]
     return [*lines, _VERDICTS[adaptation.verdict]]
 
 
-def describe_comparison(comparison: Comparison, method: Method) -> list[str]:
+def describe_comparison(comparison: Comparison, method: Method, user: str) -> list[str]:
     """Say how the methods did on left-out ratings, which one is recommended and which one was stored.
 
     Args:
         comparison: What left-out pairs of ratings said.
         method: What was asked for.
+        user: Whose.
 
     Returns:
         Lines.
@@ -79,6 +85,8 @@ def describe_comparison(comparison: Comparison, method: Method) -> list[str]:
     if comparison.interval is not None:
         low, high = comparison.interval
         difference += f" (90 % interval {100 * low:+.0f} to {100 * high:+.0f})"
+    else:
+        difference += " (too few pairs for an interval)"
     lines.append(difference)
     if comparison.recommended is Method.FINETUNE:
         return [*lines, "Recommended: the fine-tuned network, which is stored."]
@@ -87,7 +95,7 @@ def describe_comparison(comparison: Comparison, method: Method) -> list[str]:
     return [
         *lines,
         "Recommended: the closed form, for nothing proves fine-tuning better. The fine-tuned network is "
-        "stored, as asked; the same command with --method closed-form goes back.",
+        f"stored, as asked; to go back: piaa users refit {shlex.quote(user)}",
     ]
 
 

@@ -114,8 +114,8 @@ def check_kind(profile: UserProfile, kind: str) -> None:
     name, quoted = printable(profile.user), shlex.quote(profile.user)
     if profile.kind == FINE_TUNED:
         raise ProfileMismatchError(
-            f"{name!r} has a fine-tuned network; go on with it, or start over, with: piaa personalize "
-            f"ratings.csv --user {quoted} --method finetune (and --add or --replace)"
+            f"{name!r} has a fine-tuned network; go on with it with: piaa personalize ratings.csv --user "
+            f"{quoted} --method finetune --add, or go back to the closed form with: piaa users refit {quoted}"
         )
     raise ProfileMismatchError(
         f"the profile of {name!r} is of the kind {profile.kind!r}, this version reads {kind!r}; "

@@ -41,7 +41,6 @@ from piaa_sdk.manifest import BACKBONE_NAME, WEIGHTS_NAME
 from piaa_sdk.profiles import (
     ProfileStore,
     UserProfile,
-    check_kind,
     check_model,
     check_network,
     check_same_ratings,
@@ -375,7 +374,7 @@ class Scorer:
         return self._learned(user, own_scale, images, values, embeddings, backup=backup)
 
     def refit(self, user: str) -> Self:
-        """Learn a stored profile again, with this model.
+        """Learn a stored profile again, with this model, in closed form; a network is kept as a backup.
 
         The stored embeddings are used if this model makes the same ones; else the rated pictures are read
         again from where they were.
@@ -385,7 +384,6 @@ class Scorer:
             ProfileMismatchError: The pictures have to be read again, and one cannot be.
         """
         profile = ProfileStore().load(user)
-        check_kind(profile, KIND)
         embeddings = profile.support.embeddings
         if profile.embedding_id != self._base.bundle.embedding_id:
             _check_places(profile)
@@ -754,12 +752,14 @@ def _check_places(
     profile: UserProfile, why: str = "was learned with a model that sees pictures in another way"
 ) -> None:
     """Refuse names without folders, as an imported profile has: another picture may be called the same."""
+    method = " --method finetune" if profile.kind == FINE_TUNED else ""
+    user = shlex.quote(profile.user)
     unknown = [name for name in profile.support.images if not Path(name).is_absolute()]
     if unknown:
         raise ProfileMismatchError(
             f"{printable(profile.user)!r}: {why}, and "
             f"where the rated picture {printable(unknown[0])} lies is not known; personalize anew with: "
-            f"piaa personalize ratings.csv --user {shlex.quote(profile.user)} --photos FOLDER --replace"
+            f"piaa personalize ratings.csv --user {user} --photos FOLDER --replace{method}"
         )
 
 

@@ -284,8 +284,11 @@ def test_a_network_is_not_gone_on_with_in_closed_form(generic: Scorer, rated: di
     extra = dict(list(rated.items())[8:10])
     with pytest.raises(ProfileMismatchError, match="--method finetune"):
         generic.personalize(extra, user="mira", add=True)
-    with pytest.raises(ProfileMismatchError, match="--method finetune"):
-        generic.refit("mira")
+    refitted = generic.refit("mira").profile
+    assert refitted is not None
+    assert refitted.kind == "closed-form"
+    assert dict(zip(refitted.support.images, refitted.ratings, strict=True)) == first(rated, 8)
+    assert len(ProfileStore().backups("mira")) == 1
 
 
 def test_a_network_of_another_model_is_refused(
