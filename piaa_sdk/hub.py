@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from piaa_sdk import hub_client
@@ -40,7 +40,16 @@ from piaa_sdk.hub_cache import (
     snapshot_folder,
     snapshots,
 )
-from piaa_sdk.manifest import HEADS_FOLDER, MAX_JSON_BYTES, UPGRADE, Manifest, is_expected
+from piaa_sdk.manifest import (
+    HEAD_NAME,
+    HEADS_FOLDER,
+    MAX_HEAD_BYTES,
+    MAX_JSON_BYTES,
+    UPGRADE,
+    Manifest,
+    is_expected,
+    parse_object,
+)
 from piaa_sdk.terminal import count_of, size
 
 if TYPE_CHECKING:
@@ -369,7 +378,8 @@ def publish(
         token: Token for the Hub; None for the one that is stored there.
 
     Raises:
-        HubError: The Hub refuses or fails, or what is private would become public.
+        HubError: The Hub refuses or fails, what is private would become public, or a head would replace
+            that of another person.
         ModelNotFoundError: ``repo_id`` cannot be a name on the Hub.
         ValueError: A tag for a pull request.
     """
@@ -390,6 +400,8 @@ def publish(
         hub_client.create_repository(name, private=private is not False, token=token)
     if revision is not None and not create_pr:
         hub_client.create_branch(name, token)
+    if is_public is not None:
+        _check_heads(name, upload.files, token)
     message = commit_message or f"Publish {upload.bundle.bundle_id} {upload.bundle.bundle_revision[:12]}"
     try:
         sizes = upload.sizes
@@ -607,3 +619,26 @@ def _check_audience(
             f"{repo_id} is public, and what was learned about a person goes into a private repository; name "
             "another, or say that everybody may have it with private=False (--public)"
         )
+
+
+def _check_heads(name: HubName, files: Mapping[str, Path | bytes], token: Token) -> None:
+    """Never put one person's head over another's: folders are told apart by less than names are."""
+    for file, content in files.items():
+        if not isinstance(content, bytes) or not file.startswith(f"{HEADS_FOLDER}/"):
+            continue
+        if PurePosixPath(file).name != HEAD_NAME:
+            continue
+        there, here = _user_of(hub_client.read(name, file, MAX_HEAD_BYTES, token)), _user_of(content)
+        if there is not None and there != here:
+            raise HubError(
+                f"{name}: {file} is the head of {there!r:.200}, and that of {here!r:.200} would replace it; "
+                "publish under another name, or delete it there first"
+            )
+
+
+def _user_of(header: bytes | None) -> str | None:
+    """Tell whose head it is; None if there is none, or one that is too damaged to be anybody's."""
+    with contextlib.suppress(ModelFormatError):
+        user = None if header is None else parse_object(header, HEAD_NAME).get("user")
+        return user if isinstance(user, str) else None
+    return None

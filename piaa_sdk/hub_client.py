@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import tempfile
 import time
 import warnings
 from dataclasses import dataclass
@@ -137,6 +138,36 @@ def download(name: HubName, file: str, cache: Path, token: Token, *, force: bool
         return Path(found)
 
     return _call(name, fetch, token)
+
+
+def read(name: HubName, file: str, limit: int, token: Token) -> bytes | None:
+    """Read a small file as it is there now, past the cache.
+
+    Args:
+        name: The repository at a revision.
+        file: Its file.
+        limit: Largest size that is read, bytes.
+        token: As for all functions here.
+
+    Returns:
+        Its content; None if there is no such file, or if it is larger.
+
+    Raises:
+        ModelNotFoundError: No such repository or revision.
+        HubError: The Hub refuses or fails, or nothing can be written here.
+    """
+    try:
+        found = look_up(name, file, token)
+        if found.size is None or found.size > limit:
+            return None
+        with tempfile.TemporaryDirectory() as scratch:
+            return download(name.at(found.commit), file, Path(scratch), token, force=False).read_bytes()
+    except HubFileNotFoundError:
+        return None
+    except ModelNotFoundError:  # it is an OSError too
+        raise
+    except OSError as error:
+        raise HubError(f"{name}: {file} cannot be read: {error.strerror or error}") from error
 
 
 def is_public(name: HubName, token: Token) -> bool | None:

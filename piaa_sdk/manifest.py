@@ -33,8 +33,12 @@ GOLDEN_NAME = "golden.json"
 HEADS_FOLDER = "heads"
 """Where published heads of people lie beside a bundle; they are no part of it."""
 
+HEAD_NAME = "head.json"
+"""In a person's folder there, who that is."""
+
 UPGRADE = "pip install --upgrade piaa-sdk"
 MAX_JSON_BYTES = 64 << 20
+MAX_HEAD_BYTES = 64 << 10
 
 _SUFFIXES = frozenset(
     {".json", ".md", ".txt", ".onnx", ".onnx_data", ".data", ".safetensors"}
