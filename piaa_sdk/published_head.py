@@ -36,6 +36,7 @@ from piaa_sdk.errors import (
 )
 from piaa_sdk.head import PersonalHead
 from piaa_sdk.hub import fetch_head
+from piaa_sdk.hub_cache import download_command
 from piaa_sdk.images import printable
 from piaa_sdk.manifest import HEAD_NAME, HEADS_FOLDER, MAX_HEAD_BYTES, UPGRADE
 from piaa_sdk.profiles import folder_name, portable_name
@@ -283,11 +284,10 @@ def _read(
     try:
         return PublishedHead.parse(files[HEADER_NAME], files[TENSORS_NAME])
     except ProfileFormatError as error:
-        again = (
-            ""
-            if bundle.origin is None
-            else f"fetch it again with: piaa model download {bundle.name} --force, or "
-        )
+        again = ""
+        if bundle.origin is not None:
+            command = download_command(bundle.name, bundle.folder.parents[2], " --force")
+            again = f"fetch it again with: {command}, or "
         repair = "" if UPGRADE in str(error) else f"; {again}ask whoever published it to publish it again"
         raise ProfileFormatError(f"{HEADS_FOLDER}/{folder} of {bundle.name}: {error}{repair}") from error
 
