@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 from piaa_sdk import __version__
 from piaa_sdk.errors import ModelFormatError, ModelNotFoundError, OutputError, RatingError
 from piaa_sdk.files import read_regular_file, write_atomically
+from piaa_sdk.hub_cache import download_command
 from piaa_sdk.manifest import (
     BACKBONE_NAME,
     CARD_NAME,
@@ -250,9 +251,10 @@ class ModelBundle:
                 f"bundle {self.name}: {CONFIG_NAME} lists no file {name}{_repair(self.folder, self.origin)}"
             )
         if name not in self.checked:
+            how = "" if self.origin is None else _download(self.folder, self.origin, " --all")
             raise ModelNotFoundError(
                 f"bundle {self.name}: {name} was not fetched, because scoring does not need it"
-                + (f". Fetch all files with: piaa model download {self.origin} --all" if self.origin else "")
+                + (how and f". Fetch all files with: {how}")
             )
         return self.folder / name
 
@@ -405,7 +407,12 @@ def _rating_scale(config: Mapping[str, object]) -> RatingScale:
 
 def _repair(folder: Path, origin: str | None = None) -> str:
     if origin is not None:
-        return f". Fetch it again with: piaa model download {origin} --force"
+        return f". Fetch it again with: {_download(folder, origin, ' --force')}"
     if folder.resolve() == EMBEDDED_FOLDER.resolve():
         return ". Reinstall the package with: pip install --force-reinstall --no-deps piaa-sdk"
     return ". Download or make the bundle again" if (folder / CONFIG_NAME).exists() else ""
+
+
+def _download(folder: Path, origin: str, options: str) -> str:
+    """Name the command that fetches a bundle to where it lies in a cache of the Hub."""
+    return download_command(origin, folder.parents[2], options)

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from piaa_sdk import hub_client
@@ -31,16 +31,27 @@ from piaa_sdk.files import read_regular_file
 from piaa_sdk.hub_cache import (
     HubName,
     cache_folder_of,
+    download_command,
     is_offline,
     is_repository,
     is_revision,
     known_commit,
     not_here,
     parse_hub_name,
+    remember,
     snapshot_folder,
     snapshots,
 )
-from piaa_sdk.manifest import HEADS_FOLDER, MAX_JSON_BYTES, UPGRADE, Manifest, is_expected
+from piaa_sdk.manifest import (
+    HEAD_NAME,
+    HEADS_FOLDER,
+    MAX_HEAD_BYTES,
+    MAX_JSON_BYTES,
+    UPGRADE,
+    Manifest,
+    is_expected,
+    parse_object,
+)
 from piaa_sdk.terminal import count_of, size
 
 if TYPE_CHECKING:
@@ -139,13 +150,20 @@ def load_bundle(
     return source.load(variant, is_whole=is_whole)
 
 
-def fetch(bundle: ModelBundle, names: Collection[str] | None = None, *, token: Token = None) -> ModelBundle:
+def fetch(
+    bundle: ModelBundle,
+    names: Collection[str] | None = None,
+    *,
+    token: Token = None,
+    is_local: bool = False,
+) -> ModelBundle:
     """Return a bundle with more of its files at hand, fetched from where the others came.
 
     Args:
         bundle: From the Hub or not: of a folder of the caller's, everything is at hand.
         names: Listed files that are needed too, for example ``model.safetensors``; None for all.
         token: As for :func:`load_bundle`.
+        is_local: Whether to use no network.
 
     Raises:
         ModelFormatError: ``config.json`` does not list a name, or the file is of a kind no bundle holds.
@@ -160,7 +178,7 @@ def fetch(bundle: ModelBundle, names: Collection[str] | None = None, *, token: T
     name = parse_hub_name(bundle.origin)
     if name is None:
         raise ModelFormatError(f"{bundle.origin!r:.200} is not a name on the Hub at a commit")
-    source = _Source(name, bundle.folder.parents[2], token)
+    source = _Source(name, bundle.folder.parents[2], token, is_local=is_local)
     manifest = source.manifest(bundle.folder / CONFIG_NAME, name)
     wanted |= bundle.checked
     source.fetch_files(name, manifest, wanted)
@@ -235,13 +253,16 @@ def cached_bundles(cache_dir: PathInput | None = None) -> list[tuple[HubName, Ma
     return found
 
 
-def save_bundle(bundle: ModelBundle, folder: PathInput, *, token: Token = None) -> Path:
+def save_bundle(
+    bundle: ModelBundle, folder: PathInput, *, token: Token = None, is_local: bool = False
+) -> Path:
     """Copy a bundle into a folder, whole or not at all.
 
     Args:
         bundle: What to copy; files that were left out when it was fetched are fetched now.
         folder: Where to; must not be there yet, or be empty.
         token: As for :func:`load_bundle`.
+        is_local: Whether to use no network.
 
     Returns:
         The folder.
@@ -249,12 +270,13 @@ def save_bundle(bundle: ModelBundle, folder: PathInput, *, token: Token = None) 
     Raises:
         OutputError: Something is there already, or it cannot be written.
         ModelFormatError: A file is damaged, or of a kind that no bundle holds.
+        ModelNotFoundError: There is no network and a file is not in the cache.
         HubError: A file has to be fetched, and the Hub refuses or fails.
     """
     target = Path(folder).expanduser()
     try:
         _check_free(target)
-        whole = fetch(bundle, token=token)
+        whole = fetch(bundle, token=token, is_local=is_local)
         files = _bundle_files(whole)
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -369,7 +391,8 @@ def publish(
         token: Token for the Hub; None for the one that is stored there.
 
     Raises:
-        HubError: The Hub refuses or fails, or what is private would become public.
+        HubError: The Hub refuses or fails, what is private would become public, or a head would replace
+            that of another person.
         ModelNotFoundError: ``repo_id`` cannot be a name on the Hub.
         ValueError: A tag for a pull request.
     """
@@ -390,6 +413,8 @@ def publish(
         hub_client.create_repository(name, private=private is not False, token=token)
     if revision is not None and not create_pr:
         hub_client.create_branch(name, token)
+    if is_public is not None:
+        _check_heads(name, upload.files, token)
     message = commit_message or f"Publish {upload.bundle.bundle_id} {upload.bundle.bundle_revision[:12]}"
     try:
         sizes = upload.sizes
@@ -414,7 +439,7 @@ class _Source:
     def load(self, variant: str | None, *, is_whole: bool) -> ModelBundle:
         pinned, config = self._config()
         manifest = self.manifest(config, pinned)
-        with _named(pinned):
+        with _named(pinned, self.cache):
             wanted = set(manifest.expected_names() if is_whole else manifest.scoring_names(variant))
         folder = snapshot_folder(self.cache, pinned)
         if self.is_forced:
@@ -423,11 +448,15 @@ class _Source:
         self.fetch_files(pinned, manifest, wanted)
         if self.is_forced:
             self._fetch_heads_again(pinned, folder)
-        return ModelBundle.load(folder, variant=variant, names=wanted, origin=str(pinned))
+        bundle = ModelBundle.load(folder, variant=variant, names=wanted, origin=str(pinned))
+        # Last, so that a commit that came down in part only never hides a whole one from who has no network.
+        if known_commit(self.cache, self.name) != pinned.revision:
+            remember(self.cache, self.name, pinned.revision)
+        return bundle
 
     def manifest(self, config: Path, pinned: HubName) -> Manifest:
         """Read ``config.json``, which nobody vouches for."""
-        with _named(pinned):
+        with _named(pinned, self.cache):
             try:
                 data = read_regular_file(config, MAX_JSON_BYTES)
             except OSError as error:
@@ -446,13 +475,14 @@ class _Source:
                 )
         if not missing:
             return
-        self._check_network(pinned, missing[0])
+        options = _options_for(missing, manifest)
+        self._check_network(pinned, missing[0], options)
         announce(
             f"fetching {pinned.repository} at {pinned.revision[:12]}: {count_of(len(missing), 'file')}, "
             f"{size(manifest.size_of(missing))}, licence {manifest.license}"
         )
         for file in missing:
-            self._fetch(pinned, file, manifest.files[file].size)
+            self._fetch(pinned, file, manifest.files[file].size, options)
 
     def _config(self) -> tuple[HubName, Path]:
         """Find ``config.json``, and with it the commit that everything else comes from."""
@@ -481,15 +511,16 @@ class _Source:
                 raise ModelFormatError(
                     f"bundle {self.name}: {CONFIG_NAME} has {found.size} bytes, allowed are {MAX_JSON_BYTES}"
                 )
-            path = hub_client.download(self.name, CONFIG_NAME, self.cache, self.token, force=self.is_forced)
+            # By its commit: by the name of a branch, the client would note the new commit at once.
+            pinned = self.name.at(found.commit)
+            path = hub_client.download(pinned, CONFIG_NAME, self.cache, self.token, force=self.is_forced)
         except hub_client.HubUnreachableError as error:
             raise not_here(self.name, CONFIG_NAME, self.cache, error.reason) from error
         except hub_client.HubFileNotFoundError as error:
             raise self._no_bundle() from error
-        # The branch may have moved between the two questions; what counts is where the file came from.
-        return self.name.at(path.parent.name), path
+        return pinned, path
 
-    def _fetch(self, pinned: HubName, file: str, expected: int) -> None:
+    def _fetch(self, pinned: HubName, file: str, expected: int, options: str) -> None:
         try:
             found = hub_client.look_up(pinned, file, self.token)
             if found.size is not None and found.size != expected:
@@ -499,7 +530,7 @@ class _Source:
                 )
             hub_client.download(pinned, file, self.cache, self.token, force=self.is_forced)
         except hub_client.HubUnreachableError as error:
-            raise not_here(pinned, file, self.cache, error.reason) from error
+            raise not_here(pinned, file, self.cache, error.reason, options=options) from error
         except hub_client.HubFileNotFoundError as error:
             raise ModelFormatError(
                 f"bundle {pinned}: {file} is missing on the Hub; {CONFIG_NAME} lists it"
@@ -511,9 +542,10 @@ class _Source:
                 pinned, path.relative_to(folder).as_posix(), self.cache, self.token, force=True
             )
 
-    def _check_network(self, name: HubName, file: str) -> None:
+    def _check_network(self, name: HubName, file: str, options: str = "") -> None:
         if self.is_local or is_offline():
-            raise not_here(name, file, self.cache, _LOCAL_ONLY if self.is_local else _OFFLINE)
+            why = _LOCAL_ONLY if self.is_local else _OFFLINE
+            raise not_here(name, file, self.cache, why, options=options)
 
     def _no_bundle(self) -> ModelNotFoundError:
         return ModelNotFoundError(
@@ -539,15 +571,19 @@ def _hub_name(model: PathInput | None, revision: str | None) -> HubName | None:
     return None if name is None or os.path.exists(model) else name  # noqa: PTH110 (pathlib raises on odd names)
 
 
+def _options_for(files: Collection[str], manifest: Manifest) -> str:
+    """Tell what the command that fetches these files needs: by itself it fetches what scoring needs."""
+    return "" if set(files) <= set(manifest.scoring_names()) else " --all"
+
+
 @contextlib.contextmanager
-def _named(pinned: HubName) -> Iterator[None]:
+def _named(pinned: HubName, cache: Path) -> Iterator[None]:
     """Say of which bundle ``config.json`` is damaged, and how to get it anew."""
     try:
         yield
     except ModelFormatError as error:
-        repair = (
-            "" if UPGRADE in str(error) else f". Fetch it again with: piaa model download {pinned} --force"
-        )
+        again = download_command(pinned, cache, " --force")
+        repair = "" if UPGRADE in str(error) else f". Fetch it again with: {again}"
         raise ModelFormatError(f"bundle {pinned}: {error}{repair}") from error
 
 
@@ -607,3 +643,26 @@ def _check_audience(
             f"{repo_id} is public, and what was learned about a person goes into a private repository; name "
             "another, or say that everybody may have it with private=False (--public)"
         )
+
+
+def _check_heads(name: HubName, files: Mapping[str, Path | bytes], token: Token) -> None:
+    """Never put one person's head over another's: folders are told apart by less than names are."""
+    for file, content in files.items():
+        if not isinstance(content, bytes) or not file.startswith(f"{HEADS_FOLDER}/"):
+            continue
+        if PurePosixPath(file).name != HEAD_NAME:
+            continue
+        there, here = _user_of(hub_client.read(name, file, MAX_HEAD_BYTES, token)), _user_of(content)
+        if there is not None and there != here:
+            raise HubError(
+                f"{name}: {file} is the head of {there!r:.200}, and that of {here!r:.200} would replace it; "
+                "publish under another name, or delete it there first"
+            )
+
+
+def _user_of(header: bytes | None) -> str | None:
+    """Tell whose head it is; None if there is none, or one that is too damaged to be anybody's."""
+    with contextlib.suppress(ModelFormatError):
+        user = None if header is None else parse_object(header, HEAD_NAME).get("user")
+        return user if isinstance(user, str) else None
+    return None

@@ -10,12 +10,15 @@ Only the client's constants are imported: a model that is here already must not 
 
 from __future__ import annotations
 
+import contextlib
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from piaa_sdk.errors import ModelNotFoundError
+from piaa_sdk.files import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -136,12 +139,35 @@ def not_here(name: HubName, file: str, cache: Path, why: str, *, options: str = 
         file: Its file.
         cache: Where it was looked for.
         why: Why it cannot be fetched, a clause.
-        options: What the command that fetches it needs besides the name.
+        options: What the command that fetches it needs besides the name, with a space before it.
     """
     return ModelNotFoundError(
         f"{name}: {file} is not in the cache {str(cache)!r:.300}, and {why}. "
-        f"Where there is a network, fetch it with: piaa model download {name}{options}"
+        f"Where there is a network, fetch it with: {download_command(name, cache, options)}"
     )
+
+
+def download_command(name: HubName | str, cache: Path, options: str = "") -> str:
+    """Return the command that fetches a model into a cache.
+
+    Args:
+        name: Of the model.
+        cache: The folder of the Hub's cache; one of the caller's own has to be named.
+        options: What is needed besides the name, with a space before it.
+    """
+    place = "" if cache == cache_folder_of(None) else f"HF_HUB_CACHE={shlex.quote(str(cache.absolute()))} "
+    return f"{place}piaa model download {name}{options}"
+
+
+def remember(cache: Path, name: HubName, commit: str) -> None:
+    """Note which commit a branch or a tag stands for, as the Hub's client does.
+
+    A cache that cannot be written keeps its old note: it is what is used without a network, and no more.
+    """
+    reference = _repository_folder(cache, name.repository) / "refs" / name.revision
+    with contextlib.suppress(OSError):
+        reference.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(reference, commit.encode("ascii"))
 
 
 def _repository_folder(cache: Path, repository: str) -> Path:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import tempfile
+import threading
 import time
 import warnings
 from dataclasses import dataclass
@@ -139,6 +141,36 @@ def download(name: HubName, file: str, cache: Path, token: Token, *, force: bool
     return _call(name, fetch, token)
 
 
+def read(name: HubName, file: str, limit: int, token: Token) -> bytes | None:
+    """Read a small file as it is there now, past the cache.
+
+    Args:
+        name: The repository at a revision.
+        file: Its file.
+        limit: Largest size that is read, bytes.
+        token: As for all functions here.
+
+    Returns:
+        Its content; None if there is no such file, or if it is larger.
+
+    Raises:
+        ModelNotFoundError: No such repository or revision.
+        HubError: The Hub refuses or fails, or nothing can be written here.
+    """
+    try:
+        found = look_up(name, file, token)
+        if found.size is None or found.size > limit:
+            return None
+        with tempfile.TemporaryDirectory() as scratch:
+            return download(name.at(found.commit), file, Path(scratch), token, force=False).read_bytes()
+    except HubFileNotFoundError:
+        return None
+    except ModelNotFoundError:  # it is an OSError too
+        raise
+    except OSError as error:
+        raise HubError(f"{name}: {file} cannot be read: {error.strerror or error}") from error
+
+
 def is_public(name: HubName, token: Token) -> bool | None:
     """Tell whether anybody can read a repository; None if there is no such repository.
 
@@ -266,7 +298,7 @@ def _call(name: HubName, work: Callable[[], Result], token: Token, *, is_writing
             except _failures() as error:
                 # A commit whose answer was lost may have been made: to send it again could make it twice.
                 if seconds is None or is_writing or not _is_passing(error):
-                    raise _translated(name, error, token, is_writing=is_writing) from _harmless(error)
+                    raise _translated(name, error, token, is_writing=is_writing) from _harmless(error, token)
             time.sleep(seconds)
     raise AssertionError("the last attempt returns or raises")
 
@@ -405,21 +437,60 @@ def _reason(error: BaseException, token: Token) -> str:
     """Say in one line what the client said, without a token and without the Hub's request number."""
     server = getattr(error, "server_message", None)
     text = str(server or error) or type(error).__name__
-    if isinstance(token, str) and token:
-        text = text.replace(token, "***")
+    for secret in _secrets(token):
+        text = text.replace(secret, "***")
     text = _SECRET.sub("***", text)
     return " ".join(re.sub(r"\(Request ID: [^)]*\)", "", text).split())[:_MAX_REASON]
 
 
-def _harmless(error: Exception) -> Exception | None:
+def _harmless(error: Exception, token: Token) -> Exception | None:
     """Keep an error as the cause of ours only if no traceback of it can show a token."""
-    has_secret = any(_SECRET.search(str(one)) for one in _chain(error))
+    secrets = _secrets(token)
+    told = [str(one) for one in _chain(error)]
+    has_secret = any(_SECRET.search(text) or any(secret in text for secret in secrets) for text in told)
     return None if has_secret else error
+
+
+def _secrets(token: Token) -> tuple[str, ...]:
+    """List the tokens that the client may have sent, the longest first; not all begin as the Hub's own do."""
+    from huggingface_hub import get_token
+
+    stored = None
+    with contextlib.suppress(OSError, ValueError):
+        stored = get_token()
+    return tuple(
+        sorted({one for one in (token, stored) if isinstance(one, str) and one}, key=len, reverse=True)
+    )
+
+
+_quiet_lock = threading.Lock()
+_quiet_depth = 0
+_quiet_state = contextlib.ExitStack()
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep back what the client says on its own: our errors tell it, and a bar needs somebody to watch it."""
+    """Keep back what the client says on its own: our errors tell it, and a bar needs somebody to watch it.
+
+    What that takes belongs to the whole process, so of several threads the first in changes it, and the last
+    out puts it back.
+    """
+    global _quiet_depth
+    with _quiet_lock:
+        if _quiet_depth == 0:
+            _quiet_state.enter_context(_silenced())
+        _quiet_depth += 1
+    try:
+        yield
+    finally:
+        with _quiet_lock:
+            _quiet_depth -= 1
+            if _quiet_depth == 0:
+                _quiet_state.close()
+
+
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
     from huggingface_hub import constants
     from huggingface_hub.utils.tqdm import (
         are_progress_bars_disabled,

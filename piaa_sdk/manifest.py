@@ -33,8 +33,12 @@ GOLDEN_NAME = "golden.json"
 HEADS_FOLDER = "heads"
 """Where published heads of people lie beside a bundle; they are no part of it."""
 
+HEAD_NAME = "head.json"
+"""In a person's folder there, who that is."""
+
 UPGRADE = "pip install --upgrade piaa-sdk"
 MAX_JSON_BYTES = 64 << 20
+MAX_HEAD_BYTES = 64 << 10
 
 _SUFFIXES = frozenset(
     {".json", ".md", ".txt", ".onnx", ".onnx_data", ".data", ".safetensors"}
@@ -43,6 +47,8 @@ _SUFFIXES = frozenset(
 _NAMES = frozenset({"LICENSE", "NOTICE"})
 _HEX_DIGITS = frozenset("0123456789abcdef")
 _MAX_FILES = 10_000
+_MAX_WORD = 40
+_MAX_LISTED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +120,8 @@ class Manifest:
             return BACKBONE_NAME
         offered = self.variants
         if variant not in offered:
-            known = ", ".join(sorted(offered)) or "none"
+            more = ["..."] if len(offered) > _MAX_LISTED else []
+            known = ", ".join(sorted(offered)[:_MAX_LISTED] + more) or "none"
             raise ModelFormatError(
                 f"{CONFIG_NAME}: no variant {variant!r:.80} of the backbone; there are: {known}. Leave the "
                 "variant out for the graph that the model was made with"
@@ -123,12 +130,16 @@ class Manifest:
 
     @property
     def variants(self) -> dict[str, str]:
-        """The files of the lighter backbones, by the name of the variant."""
+        """The files of the lighter backbones, by the name of the variant; odd names are left out."""
         found: object = self.config
         for key in ("graphs", "backbone", "variants"):
             found = found.get(key) if isinstance(found, dict) else None
         offered = found if isinstance(found, dict) else {}
-        files = {name: entry.get("file") for name, entry in offered.items() if isinstance(entry, dict)}
+        files = {
+            name: entry.get("file")
+            for name, entry in offered.items()
+            if _is_word(name) and isinstance(entry, dict)
+        }
         return {name: file for name, file in files.items() if isinstance(file, str) and file in self.files}
 
     def scoring_names(self, variant: str | None = None) -> tuple[str, ...]:
@@ -198,7 +209,7 @@ def check_format_version(data: Mapping[str, object], name: str) -> None:
         raise ModelFormatError(f"{name}: format_version is {version!r:.80}, must be a whole number from 1")
     if version > FORMAT_VERSION:
         needed = data.get("min_sdk")
-        wanted = f"piaa-sdk {needed} or later" if isinstance(needed, str) else "a newer piaa-sdk"
+        wanted = f"piaa-sdk {needed} or later" if _is_word(needed) else "a newer piaa-sdk"
         raise ModelFormatError(
             f"{name}: format_version is {version}; this piaa-sdk {__version__} reads up to "
             f"{FORMAT_VERSION}, it needs {wanted}. Upgrade with: {UPGRADE}"
@@ -245,6 +256,11 @@ def _listed_files(config: Mapping[str, object]) -> dict[str, ListedFile]:
             )
         listed[name] = ListedFile(size, digest)
     return listed
+
+
+def _is_word(text: object) -> TypeGuard[str]:
+    """Tell whether a stranger's text is short and plain enough to be shown as it is."""
+    return isinstance(text, str) and 0 < len(text) <= _MAX_WORD and text.isascii() and text.isprintable()
 
 
 def _is_sha256(text: object) -> TypeGuard[str]:

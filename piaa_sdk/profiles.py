@@ -81,6 +81,7 @@ __all__ = [
     "check_same_ratings",
     "check_scale",
     "clean_name",
+    "folder_name",
     "merge_ratings",
     "other_ratings",
     "portable_name",
@@ -211,6 +212,16 @@ def other_ratings(profile: UserProfile) -> ProfileExistsError:
     )
 
 
+def folder_name(user: str) -> str:
+    """Name a person's folder: readable, and told apart by a digest where files are not by case or accent.
+
+    Args:
+        user: The name, as ``clean_name`` spells it.
+    """
+    digest = hashlib.sha256(user.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return f"{_slug(user) or 'user'}-{digest}"
+
+
 def portable_name(user: str, suffix: str = PORTABLE_SUFFIX) -> str:
     """Return a file name for what is written of a person that is safe on every system.
 
@@ -223,7 +234,7 @@ def portable_name(user: str, suffix: str = PORTABLE_SUFFIX) -> str:
     """
     name = clean_name(user)
     slug = _slug(name)
-    return (_folder_name(name) if slug in {"", *_WINDOWS_DEVICES} else slug) + suffix
+    return (folder_name(name) if slug in {"", *_WINDOWS_DEVICES} else slug) + suffix
 
 
 def target_of_export(path: PathInput, name: str, *, replace: bool) -> Path:
@@ -462,14 +473,14 @@ class ProfileStore:
                 raise OutputError(f"{refused}: {error.strerror or error}") from error
 
     def _folder_of(self, user: str) -> Path:
-        return self.folder / _folder_name(user)
+        return self.folder / folder_name(user)
 
     def _folders(self) -> list[Path]:
         return sorted(path.parent for path in self.folder.glob(f"[!.]*/{HEADER_NAME}"))
 
     def _name_in(self, folder: Path) -> str:
         name = user_of(read_regular_file(folder / HEADER_NAME, MAX_HEADER_BYTES))
-        if _folder_name(name) != folder.name:
+        if folder_name(name) != folder.name:
             raise ProfileFormatError(f"the profile of {name!r} does not belong in this folder")
         return name
 
@@ -491,12 +502,6 @@ class ProfileStore:
 def _slug(name: str) -> str:
     letters = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
     return re.sub(r"[^a-z0-9]+", "-", letters).strip("-")[:_MAX_SLUG].strip("-")
-
-
-def _folder_name(user: str) -> str:
-    """Name a person's folder: readable, and told apart by a digest where files are not by case or accent."""
-    digest = hashlib.sha256(user.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    return f"{_slug(user) or 'user'}-{digest}"
 
 
 def _tensors_name(checksum: str) -> str:

@@ -5,6 +5,9 @@
     heads/<name>/head.json           who, on which scale, for which bundle, and the checksum of the tensors
     heads/<name>/head.safetensors    the head, and the embeddings of the rated pictures
 
+A name that is not plain by itself has a digest in the name of its folder, so that "zoe" and "Zoë" do not
+share one. Heads of older versions lie in a folder without it, and are still found.
+
 It holds no rating, no path and no picture. It is still about a person: :attr:`PublishedHead.disclosed` says
 what it tells. Whoever reads one reads what a stranger wrote, so nothing in it is believed unchecked.
 """
@@ -24,6 +27,7 @@ import safetensors.numpy
 
 from piaa_sdk.errors import (
     ModelFormatError,
+    ModelNotFoundError,
     ProfileError,
     ProfileFormatError,
     ProfileMismatchError,
@@ -32,11 +36,12 @@ from piaa_sdk.errors import (
 )
 from piaa_sdk.head import PersonalHead
 from piaa_sdk.hub import fetch_head
+from piaa_sdk.hub_cache import download_command
 from piaa_sdk.images import printable
-from piaa_sdk.manifest import HEADS_FOLDER, UPGRADE
-from piaa_sdk.profiles import portable_name
+from piaa_sdk.manifest import HEAD_NAME, HEADS_FOLDER, MAX_HEAD_BYTES, UPGRADE
+from piaa_sdk.profiles import folder_name, portable_name
 from piaa_sdk.rating_scale import RatingScale
-from piaa_sdk.user_profile import clean_name
+from piaa_sdk.user_profile import clean_name, smallest_exact
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,11 +55,11 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 """Newest layout that this version reads, and the one it writes."""
 
-HEADER_NAME = "head.json"
+HEADER_NAME = HEAD_NAME
 TENSORS_NAME = "head.safetensors"
 
 _TYPE = "piaa-head"
-_MAX_BYTES = {HEADER_NAME: 64 << 10, TENSORS_NAME: 64 << 20}
+_MAX_BYTES = {HEADER_NAME: MAX_HEAD_BYTES, TENSORS_NAME: 64 << 20}
 _EMBEDDINGS = "embeddings"
 _TENSORS = frozenset({"components", "weights", "variances", _EMBEDDINGS})
 _MAX_TEXT = 200
@@ -109,13 +114,13 @@ class PublishedHead:
         Raises:
             ProfileError: The name cannot be one.
         """
-        tensors = {**head.to_tensors(), _EMBEDDINGS: _smallest_exact(head.embeddings)}
+        tensors = {**head.to_tensors(), _EMBEDDINGS: smallest_exact(head.embeddings)}
         return cls(user, kind, scale, bundle.bundle_revision, bundle.embedding_id, tensors)
 
     @property
     def folder(self) -> str:
-        """Name of its folder in ``heads/``."""
-        return portable_name(self.user, "")
+        """Name of its folder in ``heads/``, which nobody else has."""
+        return _folders_of(self.user)[0]
 
     @property
     def disclosed(self) -> tuple[str, ...]:
@@ -204,9 +209,11 @@ def load_published(
 ) -> PublishedHead:
     """Read the head of a person that is published beside a bundle.
 
+    For a bundle from the Hub, the Hub is asked for the person's folder, and so is told the name in it.
+
     Args:
         bundle: From the Hub, where the two files are fetched from, or in a folder.
-        user: The person's name.
+        user: The person's name, exactly; the head of "zoe" is not taken for "Zoe".
         kind: How the heads of this version are learned.
         token: Token for the Hub; None for the one that is stored there.
         is_local: Whether to use no network.
@@ -219,26 +226,7 @@ def load_published(
         HubError: The Hub refuses or fails.
     """
     name = clean_name(user)
-    folder = portable_name(name, "")
-    place = f"{HEADS_FOLDER}/{folder} of {bundle.name}"
-    try:
-        files = fetch_head(bundle, name, folder, _MAX_BYTES, token=token, is_local=is_local)
-    except ModelFormatError as error:
-        raise ProfileFormatError(str(error)) from error
-    if files is None:
-        raise ProfileNotFoundError(f"nobody is published in {place}")
-    try:
-        published = PublishedHead.parse(files[HEADER_NAME], files[TENSORS_NAME])
-    except ProfileFormatError as error:
-        again = (
-            ""
-            if bundle.origin is None
-            else f"fetch it again with: piaa model download {bundle.name} --force, or "
-        )
-        repair = "" if UPGRADE in str(error) else f"; {again}ask whoever published it to publish it again"
-        raise ProfileFormatError(f"{place}: {error}{repair}") from error
-    if published.user != name:
-        raise ProfileNotFoundError(f"{place} is the head of {printable(published.user)!r}")
+    published, place = _find(bundle, name, token, is_local=is_local)
     if published.kind != kind:
         raise ProfileMismatchError(
             f"{place} is of the kind {published.kind!r:.80}, this version reads {kind!r}; "
@@ -251,6 +239,57 @@ def load_published(
             f"{shlex.quote(printable(name))} to publish it again"
         )
     return published
+
+
+def _folders_of(name: str) -> tuple[str, ...]:
+    """Name where a person's head is put, and after it where older versions have put it."""
+    plain = portable_name(name, "")
+    return (plain,) if plain == name else tuple(dict.fromkeys((folder_name(name), plain)))
+
+
+def _find(bundle: ModelBundle, name: str, token: Token, *, is_local: bool) -> tuple[PublishedHead, str]:
+    """Read the head of exactly this person, and say where it lies."""
+    places, others = [], []
+    failure: ModelNotFoundError | None = None
+    for folder in _folders_of(name):
+        place = f"{HEADS_FOLDER}/{folder}"
+        try:
+            # Where the network has failed once, only what is here can help.
+            published = _read(bundle, name, folder, token, is_local=is_local or failure is not None)
+        except ModelNotFoundError as error:
+            failure = failure or error
+            continue
+        if published is not None and published.user == name:
+            return published, f"{place} of {bundle.name}"
+        places.append(place)
+        if published is not None:
+            others.append(f"{place} of {bundle.name} is the head of {printable(published.user)!r}")
+    if failure is not None:
+        raise failure
+    raise ProfileNotFoundError(
+        others[0] if others else f"nobody is published in {' or '.join(places)} of {bundle.name}"
+    )
+
+
+def _read(
+    bundle: ModelBundle, name: str, folder: str, token: Token, *, is_local: bool
+) -> PublishedHead | None:
+    """Read whichever head lies in a folder; None if there is none."""
+    try:
+        files = fetch_head(bundle, name, folder, _MAX_BYTES, token=token, is_local=is_local)
+    except ModelFormatError as error:
+        raise ProfileFormatError(str(error)) from error
+    if files is None:
+        return None
+    try:
+        return PublishedHead.parse(files[HEADER_NAME], files[TENSORS_NAME])
+    except ProfileFormatError as error:
+        again = ""
+        if bundle.origin is not None:
+            command = download_command(bundle.name, bundle.folder.parents[2], " --force")
+            again = f"fetch it again with: {command}, or "
+        repair = "" if UPGRADE in str(error) else f"; {again}ask whoever published it to publish it again"
+        raise ProfileFormatError(f"{HEADS_FOLDER}/{folder} of {bundle.name}: {error}{repair}") from error
 
 
 def _parse_header(header: bytes) -> dict[str, Any]:
@@ -288,10 +327,3 @@ def _scale(data: Mapping[str, Any]) -> RatingScale:
     except (RatingError, OverflowError) as error:
         raise ProfileFormatError(f"{HEADER_NAME}: scale is {value!r:.80}: {error}") from error
     raise ProfileFormatError(f"{HEADER_NAME}: scale is {value!r:.80}, must be two numbers, low below high")
-
-
-def _smallest_exact(embeddings: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    single = np.asarray(embeddings, dtype=np.float32)
-    with np.errstate(over="ignore"):
-        half = single.astype(np.float16)
-    return half if np.array_equal(half.astype(np.float32), single) else single

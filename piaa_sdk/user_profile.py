@@ -27,6 +27,7 @@ import safetensors
 import safetensors.numpy
 
 from piaa_sdk.errors import ProfileError, ProfileFormatError, ProfileMismatchError, RatingError
+from piaa_sdk.manifest import UPGRADE
 from piaa_sdk.rating_scale import RatingScale
 from piaa_sdk.results import Adaptation, SupportSet, Verdict
 
@@ -48,7 +49,6 @@ MAX_PORTABLE_BYTES = MAX_HEADER_BYTES + MAX_TENSORS_BYTES + (1 << 16)
 MAX_NAME_CHARACTERS = 200
 
 _TYPE = "piaa-profile"
-_UPGRADE = "pip install --upgrade piaa-sdk"
 _HEAD_PREFIX = "head."
 _EMBEDDINGS = "support.embeddings"
 _STORABLE = frozenset(
@@ -259,7 +259,7 @@ def encode(profile: UserProfile) -> tuple[bytes, bytes]:
         ProfileError: It is too large to be read back.
     """
     tensors = {f"{_HEAD_PREFIX}{name}": _plain(tensor) for name, tensor in profile.head.items()}
-    tensors[_EMBEDDINGS] = _smallest_exact(profile.support.embeddings)
+    tensors[_EMBEDDINGS] = smallest_exact(profile.support.embeddings)
     data = safetensors.numpy.save(tensors)
     header = {
         "type": _TYPE,
@@ -413,8 +413,12 @@ def _plain(tensor: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.array(tensor, dtype=tensor.dtype.newbyteorder("<"), order="C")
 
 
-def _smallest_exact(embeddings: FloatArray) -> npt.NDArray[Any]:
-    """Store as float16 what float16 can say, as all embeddings of a backbone; else as float32."""
+def smallest_exact(embeddings: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Store as float16 what float16 can say, as all embeddings of a backbone; else as float32.
+
+    Args:
+        embeddings: (K, D), any floating type.
+    """
     single = np.asarray(embeddings, dtype=np.float32)
     with np.errstate(over="ignore"):
         half = single.astype(np.float16)
@@ -441,7 +445,7 @@ def _parse(header: bytes) -> dict[str, Any]:
     if version > FORMAT_VERSION:
         raise ProfileFormatError(
             f"made by a newer piaa-sdk (format_version {version}; this one reads up to {FORMAT_VERSION}). "
-            f"Upgrade with: {_UPGRADE}"
+            f"Upgrade with: {UPGRADE}"
         )
     return data
 

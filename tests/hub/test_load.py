@@ -14,8 +14,8 @@ import pytest
 from huggingface_hub.utils import close_session
 
 from piaa_sdk import PiaaWarning, Scorer
-from piaa_sdk.errors import ModelFormatError, ModelNotFoundError
-from piaa_sdk.hub import cached_bundles, fetch, load_bundle
+from piaa_sdk.errors import HubError, ModelFormatError, ModelNotFoundError
+from piaa_sdk.hub import cached_bundles, fetch, load_bundle, save_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,6 +102,30 @@ def test_a_branch_that_moved_is_followed_and_a_commit_stays(
     assert load_bundle(REPO, revision=published).bundle_revision == old.bundle_revision
 
 
+@pytest.mark.parametrize("how", ["fails", "has other files"])
+def test_a_commit_that_came_in_part_does_not_hide_the_whole_one_before_it(
+    hub: Any,
+    faults: Any,
+    published: str,
+    bundle_folder: Path,
+    write_again: Callable[..., None],
+    content: Any,
+    how: str,
+) -> None:
+    """Whoever has no network afterwards has still a whole bundle."""
+    load_bundle(REPO)
+    (bundle_folder / "prior.safetensors").write_bytes(b"another prior")
+    write_again(bundle_folder)
+    changed = hub.put(REPO, content(bundle_folder))
+    if how == "fails":
+        hub.fail(faults.status(500), path="prior.safetensors")
+    else:
+        hub.repositories[REPO].commits[changed]["prior.safetensors"] = b"x"
+    with pytest.raises((HubError, ModelFormatError)):
+        load_bundle(REPO)
+    assert load_bundle(REPO, local_files_only=True).origin == f"{REPO}@{published}"
+
+
 def test_all_files_come_from_the_commit_of_config_json(
     hub: Any, published: str, bundle_folder: Path, write_again: Callable[..., None], content: Any
 ) -> None:
@@ -185,11 +209,23 @@ def test_a_damaged_config_names_the_command(published: str) -> None:
         load_bundle(REPO)
 
 
-def test_torch_weights_come_when_they_are_asked_for(hub: Any, published: str, bundle_folder: Path) -> None:
+@pytest.mark.usefixtures("published")
+def test_torch_weights_come_when_they_are_asked_for(hub: Any, bundle_folder: Path, tmp_path: Path) -> None:
     bundle = load_bundle(REPO)
     with pytest.raises(ModelNotFoundError, match=r"piaa model download org/tiny@\w+ --all"):
         bundle.path("model.safetensors")
     hub.requests.clear()
+    for missing in (
+        lambda: fetch(bundle, ["model.safetensors"], is_local=True),
+        lambda: save_bundle(bundle, tmp_path / "copy", is_local=True),
+        lambda: load_bundle(REPO, is_whole=True, local_files_only=True),
+    ):
+        with pytest.raises(
+            ModelNotFoundError,
+            match=r"\.(md|safetensors) is not in .*local_files_only.*: piaa model download \S+ --all$",
+        ):
+            missing()
+    assert hub.requests == []
     more = fetch(bundle, ["model.safetensors"])
     expected = (bundle_folder / "model.safetensors").read_bytes()
     assert more.path("model.safetensors").read_bytes() == expected
@@ -201,6 +237,20 @@ def test_torch_weights_come_when_they_are_asked_for(hub: Any, published: str, bu
         fetch(bundle, ["nothing"])
     assert hub.requests == []
     assert set(fetch(bundle).checked) == set(bundle.checksums)
+    whole = load_bundle(REPO, is_whole=True)
+    assert fetch(whole, is_local=True) is whole
+    assert save_bundle(whole, tmp_path / "copy", is_local=True) == tmp_path / "copy"
+
+
+def test_the_command_fetches_into_the_cache_that_was_looked_in(published: str, tmp_path: Path) -> None:
+    own = tmp_path / "my cache"
+    with pytest.raises(ModelNotFoundError) as error:
+        load_bundle(REPO, cache_dir=own, local_files_only=True)
+    assert str(error.value).endswith(f": HF_HUB_CACHE='{own}' piaa model download {REPO}")
+    bundle = load_bundle(REPO, cache_dir=own)
+    with pytest.raises(ModelNotFoundError) as error:
+        bundle.path("model.safetensors")
+    assert str(error.value).endswith(f": HF_HUB_CACHE='{own}' piaa model download {REPO}@{published} --all")
 
 
 @pytest.mark.parametrize("name", ["weights.pkl", "run.py", "onnx/backbone.bin", ".hidden.json"])
@@ -229,6 +279,8 @@ def test_what_can_run_code_is_never_fetched(
     [
         ({"model_type": "bert"}, "another kind of model"),
         ({"format_version": 2, "min_sdk": "9.1"}, "it needs piaa-sdk 9.1 or later"),
+        ({"format_version": 2, "min_sdk": "9\x1b[2J"}, "it needs a newer piaa-sdk"),
+        ({"format_version": 2, "min_sdk": "9" * 41}, "it needs a newer piaa-sdk"),
         ({"files": {"../../evil": {"sha256": "0" * 64, "size": 1}}}, "not a plain name"),
     ],
 )
@@ -264,14 +316,15 @@ def test_a_variant_comes_instead_of_the_whole_backbone(
     (bundle_folder / "onnx" / "backbone_quantized.onnx").write_bytes(
         (bundle_folder / "onnx" / "backbone.onnx").read_bytes()
     )
-    variants = {"quantized": {"file": "onnx/backbone_quantized.onnx"}}
+    names = ("quantized", "\x1b[2J", "x" * 41, "\u202e")
+    variants = {name: {"file": "onnx/backbone_quantized.onnx"} for name in names}
     write_again(bundle_folder, graphs={"backbone": {"file": "onnx/backbone.onnx", "variants": variants}})
     hub.put(REPO, content(bundle_folder))
     scorer = Scorer.from_pretrained(REPO, variant="quantized", cache=False)
     assert scorer.bundle.backbone_name == "onnx/backbone_quantized.onnx"
     assert fetched(hub) == SCORING - {"onnx/backbone.onnx"} | {"onnx/backbone_quantized.onnx"}
     assert fetch(scorer.bundle).backbone_name == "onnx/backbone_quantized.onnx"
-    with pytest.raises(ModelFormatError, match="there are: quantized"):
+    with pytest.raises(ModelFormatError, match=r"there are: quantized\. "):
         load_bundle(REPO, variant="tiny")
 
 

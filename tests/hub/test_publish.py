@@ -24,7 +24,7 @@ from piaa_sdk.errors import (
 )
 from piaa_sdk.hub import load_bundle, plan_upload, publish
 from piaa_sdk.profiles import ProfileStore
-from piaa_sdk.published_head import PublishedHead
+from piaa_sdk.published_head import PublishedHead, load_published
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -238,8 +238,7 @@ def test_a_head_beside_a_folder_is_found(
 
 @pytest.mark.parametrize("name", ["Ålice", "alice/../bob", "..", "艾丽丝", "con", "a" * 200])
 def test_a_name_is_data_and_never_a_place(alice: Scorer, name: str) -> None:
-    assert alice.profile is not None
-    head = PublishedHead.of(name, "closed-form", alice.scale, alice.bundle, alice._person.head)  # type: ignore[union-attr]
+    head = head_of(name, alice)
     for path in head.files():
         first, folder, _ = path.split("/")
         assert first == "heads"
@@ -248,13 +247,54 @@ def test_a_name_is_data_and_never_a_place(alice: Scorer, name: str) -> None:
     assert PublishedHead.parse(*head.files().values()).user == name
 
 
+def head_of(name: str, scorer: Scorer) -> PublishedHead:
+    return PublishedHead.of(name, "closed-form", scorer.scale, scorer.bundle, scorer._person.head)  # type: ignore[union-attr]
+
+
+@pytest.mark.usefixtures("token")
+def test_names_that_read_alike_do_not_share_a_place(hub: Any, alice: Scorer) -> None:
+    """Each is found under its own name only."""
+    names = ("zoe", "Zoë", "zoe!", "Zoe", "zo" + "e" * 60, "zo" + "e" * 61)
+    for name in names:
+        publish(plan_upload(alice.bundle, head_of(name, alice).files()), REPO)
+    assert len({name for name in hub.files(REPO) if name.endswith("head.json")}) == len(names)
+    assert "heads/zoe/head.json" in hub.files(REPO)
+    bundle = load_bundle(REPO)
+    for name in names:
+        assert load_published(bundle, name, kind="closed-form").user == name
+    with pytest.raises(ProfileNotFoundError, match="is the head of 'zoe'"):
+        load_published(bundle, "ZOE", kind="closed-form")
+    with pytest.raises(ProfileNotFoundError, match=r"in heads/bob-\w+ or heads/bob of"):
+        load_published(bundle, "Bob", kind="closed-form")
+
+
+@pytest.mark.usefixtures("token")
+def test_a_head_in_the_place_of_older_versions_is_found_and_not_replaced(hub: Any, alice: Scorer) -> None:
+    header, tensors = head_of("Zoë", alice).files().values()
+    old = {"heads/zoe/head.json": header, "heads/zoe/head.safetensors": tensors}
+    publish(plan_upload(alice.bundle, old), REPO)
+    bundle = load_bundle(REPO)
+    assert load_published(bundle, "Zoë", kind="closed-form").user == "Zoë"
+    assert load_published(bundle, "Zoë", kind="closed-form", is_local=True).user == "Zoë"
+    with pytest.raises(ModelNotFoundError, match=r"heads/zoe-\w+/head\.json is not in the cache"):
+        load_published(bundle, "Zoè", kind="closed-form", is_local=True)
+    other = plan_upload(alice.bundle, head_of("zoe", alice).files())
+    with pytest.raises(HubError, match=r"heads/zoe/head\.json is the head of 'Zoë', and that of 'zoe'"):
+        publish(other, REPO)
+    assert hub.files(REPO)["heads/zoe/head.json"] == header
+    publish(plan_upload(alice.bundle, old), REPO, commit_message="The same person may")
+    hub.put(REPO, {"heads/zoe/head.json": b"{"})
+    publish(other, REPO)
+    assert load_published(load_bundle(REPO), "zoe", kind="closed-form").user == "zoe"
+
+
 def test_heads_of_version_1_load_forever(build_prior: Callable[[], Any]) -> None:
     """What is published cannot be written anew: it must be read, and say what it said, whatever comes."""
     place = Path(__file__).parent / "golden" / "v1" / "heads" / "zoe"
     header, tensors = (place / "head.json").read_bytes(), (place / "head.safetensors").read_bytes()
     head = PublishedHead.parse(header, tensors)
     assert (head.user, head.kind, str(head.scale)) == ("Zoë", "closed-form", "1 to 5")
-    assert head.files() == {"heads/zoe/head.json": header, "heads/zoe/head.safetensors": tensors}
+    assert list(head.files().values()) == [header, tensors]
     mean, std, _ = head.head(build_prior()).predict(head.tensors["embeddings"][:3].astype(np.float32) + 0.25)
     np.testing.assert_allclose(mean, [0.43534434, 0.38362346, 0.44073061], atol=1e-6)
     np.testing.assert_allclose(std, [0.39309867, 0.40345425, 0.40144393], atol=1e-6)
