@@ -18,7 +18,7 @@ from export.quantize import LARGEST_LOSS, VARIANT_FILES, RatedSet, write_variant
 from export.torch_model import torch_model_of
 from export.trained import open_torch_model, open_trained
 from piaa_sdk.bundle import CONFIG_NAME, ModelBundle
-from piaa_sdk.errors import ImageError, ModelFormatError, PiaaError
+from piaa_sdk.errors import ImageError, ModelError, ModelFormatError, PiaaError
 from piaa_sdk.hub import publish as publish_upload
 from piaa_sdk.images import find_images
 from piaa_sdk.rating_scale import RatingScale
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from export.parity import Parity
     from export.torch_model import TorchModel
-    from training.data.ratings import RatingTable
+    from training.data.dataset import Dataset
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
@@ -40,7 +40,7 @@ Photos = Annotated[
     typer.Option("--photos", help="Photo or folder to compare torch and ONNX on as well; may be repeated."),
 ]
 Ratings = Annotated[
-    Path | None, typer.Option("--ratings", help="Folder with ratings and images: SROCC is compared too.")
+    Path | None, typer.Option("--ratings", help="Folder with ratings and images: SROCC is compared on them.")
 ]
 CardData = Annotated[Path | None, typer.Option(help="JSON file of what the model card tells.")]
 Metrics = Annotated[
@@ -89,7 +89,7 @@ def build(
     records = [read_json(path) for path in metrics or []]
     facts = CardFacts() if card_data is None else CardFacts.load(card_data)
     found = _photo_paths(photos or [])
-    pictures = found if data is None else _rated(data, format, groups, None).paths()
+    pictures = found if data is None else _rated(data, format, groups, None).table.paths()
     report = write_bundle(
         open_trained(checkpoint, pictures=pictures, weights=weights),
         out,
@@ -129,18 +129,21 @@ def check(
     ] = None,
     threads: Threads = 2,
 ) -> None:
-    """Compare torch, ONNX and SDK on real pictures; only what passes in full can be published."""
+    """Compare torch, ONNX and SDK on real pictures; only what passes in full can be published.
+
+    A full check is one on --ratings: that SROCC stays the same is part of it.
+    """
     torch.set_num_threads(threads)
     paths = _photo_paths(photos or [])
-    table = None if ratings is None else _rated(ratings, format, groups, scale)
+    table = None if ratings is None else _rated(ratings, format, groups, scale).table
     loaded = _loaded(bundle)
     typer.echo(f"files: {len(loaded.checksums)} as listed, revision {loaded.bundle_revision[:12]}")
+    model = _model(loaded, checkpoint, weights)
     try:
-        model = _model(loaded, checkpoint, weights)
         checked = check_bundle(
             loaded, model, paths, table, progress=options.show_progress("pictures in torch and ONNX")
         )
-    except ModelFormatError:
+    except ModelError:  # a golden score is another one, or a graph does not run
         write_failed(bundle, loaded.bundle_revision, {})
         raise
     _tell_checked(checked)
@@ -207,8 +210,7 @@ def quantize(
         raise typer.BadParameter("give either a folder OUT or --in-place")
     rated = None
     if ratings is not None:
-        units = None if scale is None else RatingScale(*scale)
-        dataset = read_dataset(format, ratings, scale=units, groups=groups)
+        dataset = _rated(ratings, format, groups, scale)
         rated = RatedSet(dataset.table, dataset.scale)
     write_variants(
         ModelBundle.load(bundle),
@@ -331,11 +333,9 @@ def _tell_checked(checked: Checked) -> None:
         )
 
 
-def _rated(
-    folder: Path, format: str, groups: list[str] | None, scale: tuple[float, float] | None
-) -> RatingTable:
+def _rated(folder: Path, format: str, groups: list[str] | None, scale: tuple[float, float] | None) -> Dataset:
     units = None if scale is None else RatingScale(*scale)
-    return read_dataset(format, folder, scale=units, groups=groups).table
+    return read_dataset(format, folder, scale=units, groups=groups)
 
 
 def _photo_paths(paths: Iterable[Path]) -> list[Path]:

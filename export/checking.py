@@ -11,22 +11,21 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnxruntime
 
 from export.bundle_writer import HEAD_NAME, read_pictures
 from export.golden import compare_golden
-from export.parity import MAX_EMBEDDING_DIFFERENCE, MAX_SCORE_DIFFERENCE, ParityError
-from piaa_sdk.devices import runtime_errors
+from export.parity import MAX_EMBEDDING_DIFFERENCE, MAX_SCORE_DIFFERENCE, ParityError, run_both
+from piaa_sdk.bundle import BACKBONE_NAME
 from piaa_sdk.head import Prior
 from piaa_sdk.metrics import srocc
 from piaa_sdk.scorer import Scorer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from export.torch_model import TorchModel
-    from piaa_sdk.array_types import FloatArray
+    from piaa_sdk.array_types import FloatArray, PixelArray
     from piaa_sdk.bundle import ModelBundle
     from training.data.ratings import RatingTable
 
@@ -87,8 +86,9 @@ def check_bundle(
     Args:
         bundle: Whose files were found unchanged.
         model: The network in torch; None if its weights are not to be had.
-        photos: Real pictures.
-        table: Rated pictures: they are compared too, and the SROCC of every user on them.
+        photos: More real pictures.
+        table: Rated pictures: they are compared too, and the SROCC of every user on them. Without them the
+            check is not a full one.
         progress: Called with the pictures done and to do.
 
     Raises:
@@ -102,20 +102,22 @@ def check_bundle(
     paths = [*rated, *photos]
     if model is None:
         checked.missing.append("torch weights; give what the bundle was made from with --checkpoint")
-    if not paths:
-        checked.missing.append("real pictures; give some with --photos, or rated ones with --ratings")
+    if table is None:
+        checked.missing.append("rated pictures, on which SROCC is the same; give some with --ratings")
     if model is None or not paths:
         return checked
     prior, scale = Prior.load(bundle.prior_path), bundle.rating_scale
-    embeddings, found, scores = _both_sides(bundle, model, paths, progress)
-    expected = model.scores(embeddings, prior, scale)
-    norms = np.maximum(np.linalg.norm(embeddings, axis=1), np.finfo(np.float32).tiny)
-    relative = float((np.abs(found - embeddings).max(axis=1) / norms).max())
+    sides = run_both(
+        model, bundle.path(BACKBONE_NAME), bundle.path(HEAD_NAME), _batches(bundle, paths, progress)
+    )
+    expected = model.scores(sides.expected, prior, scale)
+    parity = sides.parity(expected)
     checked.figures["pictures"] = len(paths)
     on = f"torch and ONNX on {len(paths)} pictures:"
-    checked.expect("onnx_embedding", relative, MAX_EMBEDDING_DIFFERENCE, f"{on} embeddings (of their norm)")
-    onnx_scores = float(np.abs(scores - expected).max())
-    checked.expect("onnx_score", onnx_scores, MAX_SCORE_DIFFERENCE, f"{on} scores (rating units)")
+    checked.expect(
+        "onnx_embedding", parity.embedding, MAX_EMBEDDING_DIFFERENCE, f"{on} embeddings (of their norm)"
+    )
+    checked.expect("onnx_score", parity.score, MAX_SCORE_DIFFERENCE, f"{on} scores (rating units)")
     results = Scorer.from_pretrained(bundle.folder, device="cpu", cache=False).score(paths)
     own = np.array([result.generic for result in results], dtype=np.float64)
     checked.expect(
@@ -125,8 +127,8 @@ def check_bundle(
         f"torch and SDK on {len(paths)} pictures: scores (rating units)",
     )
     if table is not None:
-        rounded = model.scores(embeddings.astype(np.float16).astype(np.float32), prior, scale)
-        _compare_users(checked, table, expected, scores, rounded, own)
+        rounded = model.scores(sides.expected.astype(np.float16).astype(np.float32), prior, scale)
+        _compare_users(checked, table, expected, sides.scores, rounded, own)
     return checked
 
 
@@ -175,28 +177,12 @@ def _compare_users(
     )
 
 
-def _both_sides(
-    bundle: ModelBundle,
-    model: TorchModel,
-    paths: Sequence[Path],
-    progress: Callable[[int, int], None] | None,
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Embed pictures with torch and with the graph, and score the latter with the head's graph."""
-    try:
-        backbone, head = (
-            onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-            for path in (bundle.path("onnx/backbone.onnx"), bundle.path(HEAD_NAME))
-        )
-        expected, found = [], []
-        for start in range(0, len(paths), _BATCH):
-            pixels = read_pictures(paths[start : start + _BATCH], bundle.preprocessing)
-            # One at a time: so the two sides meet in other batches.
-            expected += [model.embed(one[np.newaxis]) for one in pixels]
-            found.append(backbone.run(["embedding"], {"pixels": pixels})[0])
-            if progress is not None:
-                progress(start + len(pixels), len(paths))
-        embeddings = np.concatenate(found)
-        scores = head.run(["score"], {"embedding": embeddings})[0]
-    except runtime_errors(onnxruntime) as error:
-        raise ParityError(f"onnxruntime cannot run what was exported: {error}") from error
-    return np.concatenate(expected), embeddings, scores
+def _batches(
+    bundle: ModelBundle, paths: Sequence[Path], progress: Callable[[int, int], None] | None
+) -> Iterator[PixelArray]:
+    """Read pictures a few at a time; one is done when the next ones are asked for."""
+    for start in range(0, len(paths), _BATCH):
+        pixels = read_pictures(paths[start : start + _BATCH], bundle.preprocessing)
+        yield pixels
+        if progress is not None:
+            progress(start + len(pixels), len(paths))
