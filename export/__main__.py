@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import torch
 import typer
 
-from export.bundle_writer import METRICS_NAME, Making, read_json, write_bundle, write_card
+from export.bundle_writer import Making, keep_facts, read_json, stored_facts, write_bundle, write_card
 from export.check_record import RECORD_NAME, write_failed, write_passed
 from export.checking import Checked, check_bundle
 from export.model_card import CardFacts
@@ -42,7 +42,10 @@ Photos = Annotated[
 Ratings = Annotated[
     Path | None, typer.Option("--ratings", help="Folder with ratings and images: SROCC is compared on them.")
 ]
-CardData = Annotated[Path | None, typer.Option(help="JSON file of what the model card tells.")]
+CardData = Annotated[
+    Path | None,
+    typer.Option(help="JSON file of what the model card tells; by default what the bundle keeps of it."),
+]
 Metrics = Annotated[
     list[Path] | None,
     typer.Option("--metrics", help="JSON file of `python -m training evaluate` or `judge`; may be repeated."),
@@ -165,14 +168,17 @@ def card(
     metrics: Metrics = None,
     run: Annotated[Path | None, typer.Option(help="run.json of what was trained, if it is there.")] = None,
 ) -> None:
-    """Write a bundle's model card again; no other file changes but config.json, which lists checksums."""
+    """Write a bundle's model card again.
+
+    Of other files only metrics.json changes, which keeps what the card tells, and config.json, which lists
+    checksums.
+    """
     loaded = ModelBundle.load(bundle)
-    facts = CardFacts() if card_data is None else CardFacts.load(card_data)
+    facts = _facts(bundle, card_data)
     config = read_json(bundle / CONFIG_NAME)
     config.pop("files")
-    measured = read_json(bundle / METRICS_NAME)
-    if metrics:
-        measured["records"] = [read_json(path) for path in metrics]
+    records = None if metrics is None else [read_json(path) for path in metrics]
+    measured = keep_facts(bundle, facts, records)
     write_card(bundle, config, {} if run is None else read_json(run), measured, facts)
     again = ModelBundle.load(bundle)
     typer.echo(f"{bundle}: revision {loaded.bundle_revision[:12]} became {again.bundle_revision[:12]}")
@@ -217,7 +223,7 @@ def quantize(
         bundle if out is None else out,
         _photo_paths(photos or []),
         rated,
-        CardFacts() if card_data is None else CardFacts.load(card_data),
+        _facts(bundle, card_data),
         names=variants or tuple(VARIANT_FILES),
         accept_loss=accept_loss,
         replace=in_place or force,
@@ -287,6 +293,10 @@ def main() -> None:
     except PiaaError as error:
         typer.echo(f"error: {' '.join(str(error).split())}", err=True)
         sys.exit(1)
+
+
+def _facts(bundle: Path, card_data: Path | None) -> CardFacts:
+    return stored_facts(bundle) if card_data is None else CardFacts.load(card_data)
 
 
 def _loaded(folder: Path) -> ModelBundle:

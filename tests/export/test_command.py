@@ -159,12 +159,12 @@ def test_what_says_nothing_of_the_bundle_is_not_recorded(
 def test_a_card_is_written_again(
     bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nothing but the card and config.json changes; the story is the same without the run."""
+    """The story is the same without the run, and what was told once is told again."""
     bundle = shutil.copytree(bundle_folder, tmp_path / "bundle")
     facts = tmp_path / "facts.json"
     facts.write_text('{"taste": "Two cats.", "repo_id": "org/name"}')
     before = {
-        name: (bundle / name).read_bytes() for name in ("golden.json", "metrics.json", "onnx/head.onnx")
+        name: (bundle / name).read_bytes() for name in ("golden.json", "prior.safetensors", "onnx/head.onnx")
     }
     assert run(monkeypatch, "card", bundle, "--card-data", facts) == 0
     assert "became" in capsys.readouterr().out
@@ -173,3 +173,22 @@ def test_a_card_is_written_again(
     assert "Two cats." in card
     assert "ratings of 1 picture by 2 people" in card
     assert ModelBundle.load(bundle).embedding_id == ModelBundle.load(bundle_folder).embedding_id
+
+    assert run(monkeypatch, "card", bundle) == 0
+    assert (bundle / "README.md").read_text(encoding="utf-8") == card
+
+
+def test_a_card_whose_facts_are_not_at_hand_stays(
+    bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Bundles made earlier do not keep them; written again, the card would lose its sources and limits."""
+    bundle = shutil.copytree(bundle_folder, tmp_path / "bundle")
+    metrics = json.loads((bundle / "metrics.json").read_text())
+    del metrics["card"]
+    (bundle / "metrics.json").write_text(json.dumps(metrics))
+    write_config(bundle, json.loads((bundle / "config.json").read_text()))
+    before = (bundle / "README.md").read_bytes()
+    for command in (("card", bundle), ("quantize", bundle, "--in-place", "--photos", bundle / "golden")):
+        assert run(monkeypatch, *command) == 1
+        assert "give them with --card-data" in capsys.readouterr().err
+    assert (bundle / "README.md").read_bytes() == before
