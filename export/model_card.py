@@ -116,7 +116,7 @@ class CardFacts:
             ModelFormatError: It is no such object, or holds a name that is not one of the attributes.
         """
         try:
-            data: dict[str, Any] = dict(content)
+            data: dict[str, Any] = {**content}  # of anything but an object this is a TypeError
             if unknown := sorted(data.keys() - {field.name for field in fields(cls)}):
                 raise ModelFormatError(f"{source}: a card has no place for {unknown[0]!r}")
             sources = tuple(Source(**one) for one in data.pop("sources", ()))
