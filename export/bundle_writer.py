@@ -114,6 +114,7 @@ def write_bundle(
         "format_version": 1,
         "measured": facts.measured,
         "records": [without_people(record) for record in records],
+        "card": asdict(facts),
     }
     config = _config(trained, making)
     with new_folder(folder, replace=making.replace) as fresh:
@@ -160,6 +161,43 @@ def write_card(
     card = render_card(config, run, metrics, facts, preprocessing=preprocessing)
     (folder / CARD_NAME).write_text(card, encoding="utf-8")
     write_config(folder, config)
+
+
+def stored_facts(folder: Path) -> CardFacts:
+    """Read what the card of a bundle tells; ``metrics.json`` keeps it, for a card that is written again.
+
+    Args:
+        folder: Of the bundle.
+
+    Raises:
+        ModelFormatError: The bundle does not keep it: written again, its card would lose sources and limits.
+    """
+    path = folder / METRICS_NAME
+    metrics = read_json(path)
+    if "card" not in metrics:
+        raise ModelFormatError(
+            f"{path} does not keep what the model card tells, and the new card would lose its sources and "
+            "limits; give them with --card-data"
+        )
+    return CardFacts.of(metrics["card"], str(path))
+
+
+def keep_facts(
+    folder: Path, facts: CardFacts, records: Sequence[Mapping[str, Any]] | None = None
+) -> dict[str, Any]:
+    """Keep in a bundle what its card tells, and return the content of ``metrics.json``.
+
+    Args:
+        folder: Of the bundle.
+        facts: What the card tells.
+        records: What evaluations found; None for what is there.
+    """
+    metrics = read_json(folder / METRICS_NAME)
+    kept = metrics | {"measured": facts.measured, "card": asdict(facts)}
+    if records is not None:
+        kept["records"] = [without_people(record) for record in records]
+    write_json(folder / METRICS_NAME, kept)
+    return kept
 
 
 def size_of(folder: Path) -> int:

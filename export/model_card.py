@@ -99,14 +99,31 @@ class CardFacts:
             ModelFormatError: It cannot be read, or holds a name that is not one of the attributes.
         """
         try:
-            data: dict[str, Any] = json.loads(path.read_bytes())
+            data = json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise ModelFormatError(f"{path} cannot be read as facts of a model card: {error}") from error
+        return cls.of(data, str(path))
+
+    @classmethod
+    def of(cls, content: Any, source: str) -> Self:
+        """Take facts from the content of a JSON file.
+
+        Args:
+            content: An object with the names of the attributes.
+            source: Where it comes from, for messages.
+
+        Raises:
+            ModelFormatError: It is no such object, or holds a name that is not one of the attributes.
+        """
+        try:
+            data: dict[str, Any] = {**content}  # of anything but an object this is a TypeError
             if unknown := sorted(data.keys() - {field.name for field in fields(cls)}):
-                raise ModelFormatError(f"a card has no place for {unknown[0]!r}")
-            sources = tuple(Source(**source) for source in data.pop("sources", ()))
+                raise ModelFormatError(f"{source}: a card has no place for {unknown[0]!r}")
+            sources = tuple(Source(**one) for one in data.pop("sources", ()))
             data |= {name: tuple(data.get(name, ())) for name in ("limits", "commands", "datasets")}
             return cls(sources=sources, **data)
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise ModelFormatError(f"{path} cannot be read as facts of a model card: {error}") from error
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ModelFormatError(f"{source} cannot be read as facts of a model card: {error}") from error
 
 
 def render_card(

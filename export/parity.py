@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime
@@ -13,10 +13,11 @@ from piaa_sdk.devices import runtime_errors
 from piaa_sdk.errors import ModelError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from export.torch_model import TorchModel
-    from piaa_sdk.array_types import PixelArray
+    from piaa_sdk.array_types import FloatArray, PixelArray
     from piaa_sdk.head import Prior
     from piaa_sdk.rating_scale import RatingScale
 
@@ -62,6 +63,32 @@ class Parity:
             )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class BothSides:
+    """What torch and the graphs say of the same pictures.
+
+    Attributes:
+        expected: Embeddings by torch, (N, D).
+        found: Embeddings by the graph, (N, D).
+        scores: By the head's graph, of its own embeddings, (N,), rating units.
+    """
+
+    expected: FloatArray
+    found: FloatArray
+    scores: FloatArray
+
+    def parity(self, expected_scores: FloatArray) -> Parity:
+        """Measure how far they are apart.
+
+        Args:
+            expected_scores: By torch, of its own embeddings, (N,), rating units.
+        """
+        norms = np.maximum(np.linalg.norm(self.expected, axis=1), np.finfo(np.float32).tiny)
+        relative = np.abs(self.found - self.expected).max(axis=1) / norms
+        score = float(np.abs(self.scores - expected_scores).max())
+        return Parity(len(relative), float(relative.max()), score)
+
+
 def measure_parity(
     model: TorchModel,
     prior: Prior,
@@ -87,20 +114,51 @@ def measure_parity(
     """
     if not len(pixels):
         return Parity(0, math.nan, math.nan)
-    # One at a time: so the two sides meet in other batches.
-    expected = np.concatenate([model.embed(one[np.newaxis]) for one in pixels])
-    expected_scores = model.scores(expected, prior, scale)
-    try:
-        backbone, head = _session(backbone_path), _session(head_path)
-        batches = [pixels[start : start + batch_size] for start in range(0, len(pixels), batch_size)]
-        found = np.concatenate([backbone.run(["embedding"], {"pixels": batch})[0] for batch in batches])
-        scores = head.run(["score"], {"embedding": found})[0]
-    except runtime_errors(onnxruntime) as error:
-        raise ParityError(f"onnxruntime cannot run what was exported: {error}") from error
-    norms = np.maximum(np.linalg.norm(expected, axis=1), np.finfo(np.float32).tiny)
-    relative = np.abs(found - expected).max(axis=1) / norms
-    return Parity(len(pixels), float(relative.max()), float(np.abs(scores - expected_scores).max()))
+    starts = range(0, len(pixels), batch_size)
+    sides = run_both(
+        model, backbone_path, head_path, (pixels[start : start + batch_size] for start in starts)
+    )
+    return sides.parity(model.scores(sides.expected, prior, scale))
+
+
+def run_both(
+    model: TorchModel, backbone_path: Path, head_path: Path, batches: Iterable[PixelArray]
+) -> BothSides:
+    """Embed pictures with torch and with a graph, and score the latter with the head's graph.
+
+    Args:
+        model: Sees one picture at a time, so that the two sides meet in other batches.
+        backbone_path: The graph ``pixels`` -> ``embedding``.
+        head_path: The graph ``embedding`` -> ``score``.
+        batches: (N, S, S, 3) uint8 each, RGB; read one after the other. There must be one at least.
+
+    Raises:
+        ParityError: A graph does not run.
+    """
+    backbone, head = _session(backbone_path), _session(head_path)
+    expected, found = [], []
+    for pixels in batches:
+        expected += [model.embed(one[np.newaxis]) for one in pixels]
+        found.append(_run(backbone, "embedding", {"pixels": pixels}))
+    embeddings = np.concatenate(found)
+    return BothSides(np.concatenate(expected), embeddings, _run(head, "score", {"embedding": embeddings}))
 
 
 def _session(path: Path) -> onnxruntime.InferenceSession:
-    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except runtime_errors(onnxruntime) as error:
+        raise _cannot_run(error) from error
+
+
+def _run(session: onnxruntime.InferenceSession, output: str, inputs: dict[str, Any]) -> FloatArray:
+    # Nothing but the graph runs in here: onnxruntime's errors are ValueErrors too, as that of a photo is.
+    try:
+        found: FloatArray = session.run([output], inputs)[0]
+    except runtime_errors(onnxruntime) as error:
+        raise _cannot_run(error) from error
+    return found
+
+
+def _cannot_run(error: Exception) -> ParityError:
+    return ParityError(f"onnxruntime cannot run what was exported: {error}")

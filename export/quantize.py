@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from export.bundle_writer import METRICS_NAME, read_json, read_pictures, write_card
+from export.bundle_writer import keep_facts, read_json, read_pictures, write_card
 from export.check_record import RECORD_NAME
 from export.checking import user_correlations
 from export.lighter_graphs import calibrate, half_stored, relative_error, run_graph
@@ -155,18 +155,22 @@ def write_variants(
         proto, figures = work.half() if name == "fp16" else work.quantized(say)
         say(_sentence(figures))
         made[name] = proto, figures
-    kept = {
-        name: pair
-        for name, pair in made.items()
-        if accept_loss or (pair[1].loss is not None and pair[1].loss <= LARGEST_LOSS)
-    }
+    reasons = {} if accept_loss else {name: why_not(figures) for name, (_, figures) in made.items()}
+    kept = {name: pair for name, pair in made.items() if not reasons.get(name)}
     for name in made.keys() - kept.keys():
-        loss = made[name][1].loss
-        told = "an unknown loss (give --ratings)" if loss is None else f"a loss of {loss:.4f} SROCC"
-        say(f"{name} is not written: {told}, allowed is {LARGEST_LOSS}; --accept-loss writes it all the same")
+        say(f"{name} is not written: {reasons[name]}; --accept-loss writes it all the same")
     if kept:
         _write(bundle, out, kept, facts, replace=replace)
     return [figures for _, figures in made.values()]
+
+
+def why_not(figures: Figures) -> str:
+    """Say why a variant is not worth writing; empty if it is."""
+    if figures.loss is None:
+        return f"an unknown loss (give --ratings), allowed is {LARGEST_LOSS}"
+    if not figures.loss <= LARGEST_LOSS:  # nan is no small loss
+        return f"a loss of {figures.loss:.4f} SROCC, allowed is {LARGEST_LOSS}"
+    return ""
 
 
 def _check_variants(names: Sequence[str]) -> None:
@@ -194,7 +198,7 @@ def _write(
             (fresh / VARIANT_FILES[name]).write_bytes(encoded(proto))
             variants[name] = figures.entry()
         config["graphs"]["backbone"]["variants"] = variants
-        write_card(fresh, config, {}, read_json(fresh / METRICS_NAME), facts)
+        write_card(fresh, config, {}, keep_facts(fresh, facts), facts)
         for name in kept:
             ModelBundle.load(fresh, variant=name)
 
@@ -260,7 +264,7 @@ class _Work:
             proto = calibrated.quantized(left_out)
             rest = f", {', '.join(left_out)} layers left in single precision" if left_out else ""
             figures = self._figures("quantized", proto, f"convolutions in 8 bits{rest}")
-            if figures.loss is None or figures.loss <= LARGEST_LOSS:
+            if figures.loss is None or not why_not(figures):
                 break
             say(_sentence(figures))
         return proto, figures

@@ -12,6 +12,7 @@ import pytest
 
 from export import bundle_writer
 from export.bundle_writer import BundleReport, Making, write_bundle
+from export.model_card import CardFacts
 from export.parity import ParityError
 from export.torch_model import TorchModel
 from export.trained import of_checkpoint, preprocessing_of, rating_scale
@@ -68,6 +69,7 @@ def test_metrics_tell_what_was_measured_on_what(bundle_folder: Path) -> None:
     parity = metrics.pop("parity")
     assert parity["pictures"] == 7
     assert 0 <= parity["embedding"] < 1e-4
+    assert CardFacts.of(metrics.pop("card"), "card") == FACTS
     assert metrics == {"format_version": 1, "measured": FACTS.measured, "records": [RECORD]}
 
 

@@ -241,11 +241,15 @@ def test_a_full_check_passes_and_a_changed_weight_does_not(
         checked.raise_if_wrong()
 
 
-def test_what_a_check_lacks_is_said(full: tuple[Run, BundleReport]) -> None:
-    checked = check_bundle(full[1].bundle, None)
-    assert len(checked.missing) == 2
-    assert "--checkpoint" in checked.missing[0]
-    assert "--photos" in checked.missing[1]
+def test_what_a_check_lacks_is_said(full: tuple[Run, BundleReport], photos: list[Path]) -> None:
+    """Pictures that nobody has rated are compared, and do not tell that SROCC is the same."""
+    bundle = full[1].bundle
+    torch_weights, ratings = check_bundle(bundle, None).missing
+    assert "--checkpoint" in torch_weights
+    assert "--ratings" in ratings
+    checked = check_bundle(bundle, torch_model_of(bundle), photos[:2])
+    assert checked.figures["pictures"] == 2
+    assert (checked.wrong, checked.missing) == ([], [ratings])
 
 
 def test_what_cannot_become_a_bundle_is_refused(

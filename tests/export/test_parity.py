@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 import pytest
 
+from export.checking import Checked, compare_users
 from export.parity import Parity, ParityError, measure_parity
 from export.torch_model import TorchModel
 from piaa_sdk.head import Prior
 from piaa_sdk.rating_scale import RatingScale
+from training.data.ratings import RatingTable
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from piaa_sdk.array_types import PixelArray
     from training.checkpoints import Checkpoint
 
@@ -97,3 +98,22 @@ def test_a_graph_that_does_not_run_is_refused(
 def test_limits_are_exclusive_and_nothing_is_not_enough(parity: Parity) -> None:
     with pytest.raises(ParityError):
         parity.check()
+
+
+def test_users_who_differ_in_opposite_ways_do_not_cancel() -> None:
+    """What makes Ann's correlation worse by 0.2 makes Bob's better by as much: their mean tells nothing.
+
+    Ann ranks four pictures as the scores do, Bob the other way round. With the last two exchanged rho is
+    1 - 6 * 2 / (4 * 15) = 0.8 for her and -0.8 for him.
+    """
+    names = tuple(f"{number}.jpg" for number in range(4))
+    ratings = np.array([1.0, 2, 3, 4, 4, 3, 2, 1])
+    table = RatingTable(
+        Path(), ("ann", "bob"), ("all", "all"), names, np.repeat([0, 1], 4), np.tile(np.arange(4), 2), ratings
+    )
+    scores, exchanged = np.array([1.0, 2, 3, 4]), np.array([1.0, 2, 4, 3])
+    checked = Checked()
+    compare_users(checked, table, scores, scores, scores, exchanged)
+    assert checked.figures["sdk_srocc"] == pytest.approx(0.2)
+    [wrong] = checked.wrong
+    assert wrong.startswith("torch and SDK: SROCC of 2 users")

@@ -156,7 +156,7 @@ def test_the_sdk_scores_as_torch_does(made: Made) -> None:
     found = [score.generic for score in Scorer.from_pretrained(made.bundle, cache=False).score(pictures)]
     expected = _torch_scores(made, pictures)
     np.testing.assert_allclose(np.array(found, dtype=float), expected, atol=1e-3 * max(1, np.ptp(expected)))
-    assert np.ptp(expected) > 1e-3
+    assert np.ptp(expected) > 0.02, "else what is alike would pass"
 
 
 SCORE = """
