@@ -136,7 +136,7 @@ class Scorer:
             model: Folder of a bundle, or ``org/name`` or ``org/name@revision`` on the Hugging Face Hub, where
                 a folder wins; None for the bundle that comes with the package.
             user: Name of a stored profile, or of a person whose head is published beside the bundle; the
-                stored one wins if it fits.
+                stored one wins if it fits, and if none does, the Hub is asked for that name.
             device: ``auto``, ``cpu``, ``cuda``, ``coreml`` or ``directml``.
             cache: Whether embeddings are kept on this machine, or the file to keep them in.
             workers: Threads that decode and infer; by default as many as there are cores.
