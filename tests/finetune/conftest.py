@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,48 +13,21 @@ import pytest
 import safetensors.numpy
 import torch
 from PIL import Image
+from priors import tiny_prior
 
 from piaa_sdk.bundle import Preprocessing, write_config
 from piaa_sdk.finetune.network import BATCH_COUNTER
 from piaa_sdk.finetune.onnx import network_graph
 from piaa_sdk.finetune.statistics_network import EmbeddingNetwork
 from piaa_sdk.graphs import encoded
-from piaa_sdk.head import AdaptationGrid, Prior
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from piaa_sdk.head import Prior
+
 SIZE, DIM = 32, 12
 READOUTS = ("stage1.mean", "stage2.mean", "last.mean")
-
-
-def make_prior(seed: int = 0, dim: int = DIM, **changes: object) -> Prior:
-    """Make a prior for embeddings of about unit variance per axis."""
-    rng = np.random.default_rng(seed)
-    values: dict[str, object] = {
-        "curved_metric": (rng.uniform(0.5, 1.5, dim) / np.sqrt(dim)).astype(np.float32),
-        "generic_metric": (rng.uniform(0.5, 1.5, dim) / np.sqrt(dim)).astype(np.float32),
-        "linear_scale": 1 / dim,
-        "length_scale": 0.5,
-        "centers": rng.normal(size=(7, dim)).astype(np.float16) / np.float16(4),
-        "center_weights": rng.normal(size=7),
-        "center_offset": 0.1,
-        "arc_bias": 0.1,
-        "generic_mean": 0.55,
-        "generic_std": 0.12,
-        "grid": AdaptationGrid(
-            linear_shares=np.array([0.5, 0.0]),
-            slopes=np.array([[0.45, 0.0], [0.2, 0.2]]),
-            noises=np.array([0.25, 1.0, 4.0]),
-        ),
-        "slope_unit": 0.2,
-        "offset_mean": 0.5,
-        "offset_variance": 2.0,
-        "variance_scale": 0.03,
-        "variance_degrees": 4.0,
-        "std_factor": 1.1,
-    }
-    return Prior(**{**values, **changes})  # type: ignore[arg-type]
 
 
 def save_photo(path: Path, warmth: float, seed: int) -> Path:
@@ -88,7 +62,7 @@ def _template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "onnx" / "backbone.onnx").write_bytes(encoded(proto))
     preprocessing = Preprocessing(SIZE, "squash", "bicubic", 2, (255, 255, 255), 1)
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessing.to_json()))
-    (folder / "prior.safetensors").write_bytes(safetensors.numpy.save(make_prior().to_tensors()))
+    (folder / "prior.safetensors").write_bytes(safetensors.numpy.save(tiny_prior(dim=DIM).to_tensors()))
     write_config(
         folder,
         {
@@ -125,5 +99,5 @@ def rated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
 
 @pytest.fixture(scope="session")
 def build_prior() -> Callable[..., Prior]:
-    """``make_prior``, for tests that compute with it."""
-    return make_prior
+    """``tiny_prior`` for this network, for tests that compute with it."""
+    return partial(tiny_prior, dim=DIM)
