@@ -130,6 +130,16 @@ def check_bundle(
         "onnx_embedding", parity.embedding, MAX_EMBEDDING_DIFFERENCE, f"{on} embeddings (of their norm)"
     )
     checked.expect("onnx_score", parity.score, MAX_SCORE_DIFFERENCE, f"{on} scores (rating units)")
+    rounded, own = _compare_sdk(checked, bundle, paths, sides, expected)
+    if table is not None:
+        compare_users(checked, table, expected, sides.scores, model.scores(rounded, prior, scale), own)
+    return checked
+
+
+def _compare_sdk(
+    checked: Checked, bundle: ModelBundle, paths: Sequence[Path], sides: BothSides, expected: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Compare torch with the SDK; return the SDK's embeddings (N, D) and scores (N,), rating units."""
     scorer = Scorer.from_pretrained(bundle.folder, device="cpu", cache=False)
     rounded = scorer.embed(paths)
     own = scorer.score_embeddings(rounded)
@@ -143,12 +153,10 @@ def check_bundle(
     checked.expect(
         "sdk_score",
         float(np.abs(own - expected).max()),
-        MAX_SDK_DIFFERENCE * scale.span,
+        MAX_SDK_DIFFERENCE * bundle.rating_scale.span,
         f"{with_sdk} scores (rating units)",
     )
-    if table is not None:
-        compare_users(checked, table, expected, sides.scores, model.scores(rounded, prior, scale), own)
-    return checked
+    return rounded, own
 
 
 def user_correlations(table: RatingTable, scores: FloatArray) -> FloatArray:

@@ -324,10 +324,8 @@ class Scorer:
             photos: Folder that paths are relative to.
             add: Learn from the stored ratings of ``user`` and these together.
             replace: Forget the stored ratings of ``user``; a backup of them is kept.
-            method: ``closed-form``, in milliseconds; ``finetune``, which tunes the whole network to this
-                person (eqs. 9 to 11 of BLG-PIAA) in minutes and needs the extra ``finetune``; or ``auto``,
-                which fine-tunes only where left-out ratings prove that it is better. ``comparison`` of the
-                new scorer says how the methods did.
+            method: ``closed-form``; ``finetune``, which tunes the whole network (eqs. 9 to 11 of BLG-PIAA) in
+                minutes; or ``auto``, which keeps that only where left-out ratings prove it better.
             options: Of fine-tuning.
 
         Returns:
@@ -335,10 +333,8 @@ class Scorer:
 
         Raises:
             MissingDependencyError: Fine-tuning without the extra ``finetune``.
-            DivergenceError: Fine-tuning at too high a rate.
-            DeviceError: Fine-tuning without enough memory, or on a device that torch does not have.
-            ModelFormatError: The bundle does not hold the network that should be tuned.
-            HubError: Its weights have to be fetched, and the Hub refuses or fails.
+            DivergenceError, DeviceError: Fine-tuning at too high a rate; without enough memory or the device.
+            ModelFormatError, HubError: The network that should be tuned is not whole, or cannot be fetched.
             ProfileMismatchError: What is stored was learned in another way, or its pictures cannot be read.
             RatingError: Ratings that cannot be understood, or a rated picture that cannot be read; named.
             SupportSetError: Too few ratings, or all equal.
@@ -356,22 +352,32 @@ class Scorer:
             rows = _with_stored(rows, known)
         images = _names(rows, known)
         values: FloatArray = np.array([row.rating for row in rows], dtype=np.float64)
-        has_names = all(isinstance(row.image, str) for row in rows)
-        if known is not None and not add and has_names:
-            check_same_ratings(known, images, values)
         own_scale = choose_scale(rows, scale if known is None else known.scale)
-        if known is not None and not has_names and not add and known.embedding_id != self._base_id:
-            raise other_ratings(known)  # pictures without names are recognized by their embeddings
+        if known is not None and not add:
+            self._check_same(known, rows, images, values)
         if method is not Method.CLOSED_FORM:
-            if known is not None and not has_names and not add:
-                _merged(known, images, values, self._embed_rated(rows), add=False)
             return self._tuned(user, own_scale, rows, method, options or FineTuneOptions(), backup=backup)
         if known is not None and add:
             check_model(known, self._base.bundle, kind=KIND, only_embeddings=True)
         embeddings = self._embed_rated(rows)
-        if known is not None and (add or not has_names):
+        if known is not None and (add or not _have_names(rows)):
             images, values, embeddings = _merged(known, images, values, embeddings, add=add)
         return self._learned(user, own_scale, images, values, embeddings, backup=backup)
+
+    def _check_same(
+        self, known: UserProfile, rows: Sequence[Rating], images: tuple[str, ...], values: FloatArray
+    ) -> None:
+        """Refuse to put other ratings in the place of stored ones unasked.
+
+        Raises:
+            ProfileExistsError: They are others.
+        """
+        if _have_names(rows):
+            check_same_ratings(known, images, values)
+        elif known.embedding_id != self._base.bundle.embedding_id:
+            raise other_ratings(known)  # pictures without names are recognized by their embeddings
+        else:
+            _merged(known, images, values, self._embed_rated(rows), add=False)
 
     def refit(self, user: str) -> Self:
         """Learn a stored profile again, with this model, in closed form; a network is kept as a backup.
@@ -512,10 +518,6 @@ class Scorer:
                 "away as a file (piaa users export), or publish what --method closed-form learns"
             )
         return PublishedHead.of(self.user, KIND, self.scale, self.bundle, person.head)
-
-    @property
-    def _base_id(self) -> str:
-        return self._base.bundle.embedding_id
 
     def _learned(
         self,
@@ -690,6 +692,10 @@ def _checked(method: Method, user: str | None, *, add: bool, replace: bool) -> M
     if method is not Method.CLOSED_FORM:
         check_finetune()
     return method
+
+
+def _have_names(rows: Sequence[Rating]) -> bool:
+    return all(isinstance(row.image, str) for row in rows)
 
 
 def _merged(
