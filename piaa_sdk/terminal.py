@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
+STOPPED = 130
+"""The exit code that shells report for a program ended by Ctrl-C."""
+
 _SECONDS_BETWEEN_UPDATES = 0.2
 _SECONDS_BEFORE_FORECAST = 2.0
 _PLAIN = str.maketrans({"★": "*", "☆": "-", "±": "+/-", "…": "..."})

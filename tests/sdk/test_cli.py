@@ -18,7 +18,8 @@ import piaa_sdk
 from piaa_sdk import Scorer
 from piaa_sdk.bundle import EMBEDDED_FOLDER, write_config
 from piaa_sdk.choices import ReportFormat
-from piaa_sdk.cli import _score_into, app
+from piaa_sdk.cli import app
+from piaa_sdk.cli_score import _score_into
 from piaa_sdk.reports import open_report
 from piaa_sdk.row_file import RunRecord
 from piaa_sdk.terminal import Console
