@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 import time
 from dataclasses import dataclass, field
@@ -178,6 +179,25 @@ class Scorer:
     def device(self) -> str:
         """The device that pictures are embedded on."""
         return self._engine.backbone.device
+
+    @cached_property
+    def taste_id(self) -> str | None:
+        """Digest of what was learned about the person, hex; None for the generic scorer.
+
+        Scores of one bundle and one ``taste_id`` can be compared with each other.
+        """
+        if self._person is None:
+            return None
+        head = self._person.head
+        if isinstance(head, FineTunedHead):
+            tensors = {**head.prior.to_tensors(), "std": np.array(head.std)}
+        else:
+            tensors = {**head.to_tensors(), "embeddings": head.embeddings}
+        digest = hashlib.blake2b(digest_size=16)
+        for name, tensor in sorted(tensors.items()):
+            digest.update(f"{name} {tensor.shape}".encode())
+            digest.update(tensor.astype("<f8").tobytes())
+        return digest.hexdigest()
 
     @cached_property
     def adaptation(self) -> Adaptation | None:

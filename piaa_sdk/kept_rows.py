@@ -1,0 +1,174 @@
+"""Rows that an interrupted run has left: which photos need not be scored again.
+
+In memory a row is 24 bytes: a digest of its path and its number. Paths are not held.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from array import array
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from piaa_sdk.row_formats import FIELDS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import BinaryIO
+
+    import numpy.typing as npt
+
+    from piaa_sdk.row_formats import Row
+
+_DIGEST_BYTES = 16
+_MAX_LINE_BYTES = 1 << 20  # a path has a few thousand at most
+_FIGURES = ("generic", "personal", "std", "percentile")
+_STARS = range(1, 6)
+_TEXTS = tuple(name for name in FIELDS if name not in (*_FIGURES, "stars"))
+
+
+class RowDigests:
+    """One digest per thing added, in the order they came."""
+
+    def __init__(self) -> None:
+        self._digests = bytearray()
+
+    def add(self, *texts: str | None) -> None:
+        """Add what a few texts together stand for."""
+        self._digests += _digest(*texts)
+
+    def sorted(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.uint64]]:
+        """Return the order that puts equal digests together, and within them keeps the order they came in.
+
+        Returns:
+            Positions (N,), and the digests in that order, (N, 2).
+        """
+        digests = np.frombuffer(bytes(self._digests), dtype=np.uint64).reshape(-1, 2)
+        order = np.lexsort((digests[:, 1], digests[:, 0]))
+        return order, digests[order]
+
+
+def last_of_each(digests: RowDigests) -> npt.NDArray[np.intp]:
+    """Return the positions of what was added last under each digest, in ascending order."""
+    order, found = digests.sorted()
+    is_last = np.ones(len(order), dtype=np.bool_)
+    is_last[:-1] = (found[1:] != found[:-1]).any(axis=1)
+    return np.sort(order[is_last])
+
+
+class KeptRows:
+    """The photos that have a row for every person, and which rows those are.
+
+    Args:
+        digests: One per photo, of its path.
+        firsts: (N,) number of the first of each photo's rows.
+    """
+
+    def __init__(self, digests: RowDigests, firsts: npt.NDArray[np.int64]) -> None:
+        order, found = digests.sorted()
+        self._high, self._low = found[:, 0].copy(), found[:, 1].copy()
+        self._firsts = firsts[order]
+        self._is_taken = np.zeros(len(order), dtype=np.bool_)
+
+    @property
+    def photos(self) -> int:
+        """How many different photos there are."""
+        return len(self._begins())
+
+    @property
+    def photos_left(self) -> int:
+        """How many of them nobody has asked for."""
+        begins = self._begins()
+        return int((~np.logical_or.reduceat(self._is_taken, begins)).sum()) if len(begins) else 0
+
+    def take(self, path: str) -> int | None:
+        """Return the number of a photo's first row, the newest if there are several; None if it has none.
+
+        Rows are taken once: a photo that is asked for again needs others.
+
+        Args:
+            path: As it stands in the rows.
+        """
+        high, low = np.frombuffer(_digest(path), dtype=np.uint64)
+        place = int(np.searchsorted(self._high, high, side="right")) - 1
+        while place >= 0 and self._high[place] == high:
+            if self._low[place] == low and not self._is_taken[place]:
+                self._is_taken[place] = True
+                return int(self._firsts[place])
+            place -= 1
+        return None
+
+    def _begins(self) -> npt.NDArray[np.intp]:
+        is_new = np.ones(len(self._high), dtype=np.bool_)
+        is_new[1:] = (self._high[1:] != self._high[:-1]) | (self._low[1:] != self._low[:-1])
+        return np.flatnonzero(is_new)
+
+
+class FoundRows:
+    """What is whole in a file of rows.
+
+    Attributes:
+        kept: The photos that are done: a row without an error for every person, one after the other.
+        rows: How many whole rows there are, those of photos that are not done included.
+        end: Byte where the last one ends; what follows is torn.
+    """
+
+    def __init__(self, file: BinaryIO, users: Sequence[str | None]) -> None:
+        """Read rows.
+
+        Args:
+            file: At the first row.
+            users: Whose rows a photo has, in their order.
+        """
+        self.rows = 0
+        self.end = file.tell()
+        digests, firsts = RowDigests(), array("q")
+        begun: list[Row] = []
+        while (line := file.readline(_MAX_LINE_BYTES)).endswith(b"\n"):
+            row = _row(line)
+            if row is None:
+                break
+            self.rows += 1
+            self.end += len(line)
+            if begun and row["path"] != begun[0]["path"]:
+                begun = []
+            if row["user"] == users[0]:
+                begun = []
+            elif not begun or row["user"] != users[len(begun)]:
+                begun = []
+                continue
+            begun.append(row)
+            if len(begun) == len(users):
+                if all(one["error"] is None for one in begun):
+                    digests.add(row["path"])
+                    firsts.append(self.rows - len(users))
+                begun = []
+        self.kept = KeptRows(digests, np.array(firsts, dtype=np.int64))
+
+
+def _row(line: bytes) -> Row | None:
+    """Read one row; None if it is none, as after a crash of the computer."""
+    try:
+        row: Any = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(row, dict) or list(row) != list(FIELDS) or row["path"] is None:
+        return None
+    is_row = (
+        all(isinstance(row[name], str | None) for name in _TEXTS)
+        and all(row[name] is None or _is_figure(row[name]) for name in _FIGURES)
+        and (row["stars"] is None or (type(row["stars"]) is int and row["stars"] in _STARS))
+    )
+    return row if is_row else None
+
+
+def _is_figure(value: object) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
+
+
+def _digest(*texts: str | None) -> bytes:
+    data = "\0".join("" if text is None else text for text in texts)
+    return hashlib.blake2b(data.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).digest()
