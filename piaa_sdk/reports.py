@@ -21,7 +21,7 @@ from piaa_sdk.choices import Order, ReportFormat
 from piaa_sdk.errors import OutputError
 from piaa_sdk.images import printable, refuse_photo_name
 from piaa_sdk.partial_file import set_aside, writing_to
-from piaa_sdk.row_file import RowFile, RunRecord
+from piaa_sdk.row_file import GOING_ON, RowFile, RunRecord
 from piaa_sdk.row_formats import (
     FIELDS,
     TableStyle,
@@ -242,7 +242,7 @@ class _CollectedReport:
 
     def _write_file(self, rows: Rows, file: BinaryIO) -> None:
         if self._format is ReportFormat.TABLE:
-            for line in table_lines(rows, TableStyle(decimals=decimals_for(self._run.scale))):
+            for line in table_lines(rows, TableStyle(self._decimals)):
                 file.write(f"{line}\n".encode())
         else:
             _WRITERS[self._format](rows, file)
@@ -253,16 +253,20 @@ class _CollectedReport:
                 _WRITERS[self._format](rows, self._stdout.buffer)
             elif len(rows):
                 is_ascii = not can_show(self._stdout, "★☆±…")
-                style = TableStyle(decimals_for(self._run.scale), columns_of(self._stdout), is_ascii)
+                style = TableStyle(self._decimals, columns_of(self._stdout), is_ascii)
                 for line in table_lines(rows, style):
                     self._stdout.write(f"{line}\n")
             self._stdout.flush()
+
+    @property
+    def _decimals(self) -> int:
+        return max(decimals_for(person.scale) for person in self._run.people)
 
     def _kept(self) -> str:
         if self.partial is None:
             return ""
         kept = printable(str(self.partial))
-        return f"; the rows are kept in {kept}: once there is room, the same command with --resume goes on"
+        return f"; the rows are kept in {kept}, {GOING_ON}"
 
 
 def decimals_for(scale: RatingScale) -> int:

@@ -12,6 +12,7 @@ import tempfile
 from array import array
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import IO, TYPE_CHECKING, cast
 
 import numpy as np
@@ -33,9 +34,11 @@ if TYPE_CHECKING:
     from piaa_sdk.rating_scale import RatingScale
     from piaa_sdk.row_formats import Rows
 
-PARTIAL_FORMAT_VERSION = 1
+PARTIAL_FORMAT_VERSION = 2
 """Layout of ``FILE.partial``."""
 
+GOING_ON = "and once there is room, the same command with --resume goes on"
+"""What to do after a row could not be written."""
 
 _MAX_HEADER_BYTES = 16 << 20
 _BUFFER_BYTES = 1 << 16
@@ -45,15 +48,22 @@ _MODEL = ("bundle_id", "bundle_revision", "embedding_id")
 
 @dataclass(frozen=True, slots=True)
 class PersonRecord:
-    """Whose rows a run writes.
+    """Whose scores the rows of a run hold.
 
     Attributes:
-        user: Name of the person; None for nobody in particular.
-        taste_id: What the person's scores can be compared with, hex; None for nobody in particular.
+        user: Name of the person, None for the generic score alone.
+        scale: Units of the scores.
+        scorer_id: Digest of all that decides the scores, hex.
     """
 
-    user: str | None = None
-    taste_id: str | None = None
+    user: str | None
+    scale: RatingScale
+    scorer_id: str
+
+    def to_json(self) -> Row:
+        """Return this part of the header of ``FILE.partial``."""
+        scale = [self.scale.low, self.scale.high]
+        return {"user": self.user, "rating_scale": scale, "scorer_id": self.scorer_id}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,28 +74,22 @@ class RunRecord:
         bundle_id: Name of the bundle.
         bundle_revision: Its revision, hex.
         embedding_id: What its embeddings can be compared with, hex.
-        scale: Units of the scores.
+        people: Whose scores, in the order of the rows of one picture; at least one.
         settings: How the run was called; JSON values.
-        people: Whose rows each photo has, in their order.
     """
 
     bundle_id: str
     bundle_revision: str
     embedding_id: str
-    scale: RatingScale
+    people: tuple[PersonRecord, ...]
     settings: Mapping[str, object] = field(default_factory=dict)
-    people: tuple[PersonRecord, ...] = (PersonRecord(),)
 
     @classmethod
     def of(
-        cls,
-        bundle: ModelBundle,
-        scale: RatingScale,
-        settings: Mapping[str, object],
-        people: tuple[PersonRecord, ...] = (PersonRecord(),),
+        cls, bundle: ModelBundle, people: Iterable[PersonRecord], settings: Mapping[str, object]
     ) -> RunRecord:
-        """Make the record of a run with a bundle, whose scores are on a scale."""
-        return cls(bundle.bundle_id, bundle.bundle_revision, bundle.embedding_id, scale, settings, people)
+        """Make the record of a run with a bundle, for some persons."""
+        return cls(bundle.bundle_id, bundle.bundle_revision, bundle.embedding_id, tuple(people), settings)
 
     def to_json(self) -> Row:
         """Return the header of ``FILE.partial``."""
@@ -95,11 +99,7 @@ class RunRecord:
             "bundle_id": self.bundle_id,
             "bundle_revision": self.bundle_revision,
             "embedding_id": self.embedding_id,
-            "rating_scale": [self.scale.low, self.scale.high],
-            "people": [
-                {"user": name, "taste_id": person.taste_id}
-                for person, name in zip(self.people, self.users, strict=True)
-            ],
+            "people": [person.to_json() for person in self.people],
             "settings": dict(self.settings),
         }
 
@@ -108,37 +108,32 @@ class RunRecord:
         """Whose rows each photo has, as the rows name them."""
         return tuple(None if one.user is None else clean(one.user) for one in self.people)
 
-    def differences(self, header: Row) -> list[str]:
+    def difference(self, header: Row) -> str | None:
         """Say why rows under a header cannot be put beside rows of this run.
 
         Args:
             header: Of a ``FILE.partial``.
 
         Returns:
-            What differs, in words; nothing if they can. The photos, and how the rows are to be written, may
+            What differs, in words; None if they can. The photos, and how the rows are to be written, may
             differ.
         """
         own = self.to_json()
-        found = []
-        if [header.get(name) for name in _MODEL] != [own[name] for name in _MODEL]:
+        if any(header.get(name) != own[name] for name in _MODEL):
             then, now = (
                 f"{one.get('bundle_id')} {str(one.get('bundle_revision'))[:12]}" for one in (header, own)
             )
-            found.append(
-                f"the model was {then} and is {now}"
-                if then != now
-                else "the model, or the way it sees photos, was another one"
-            )
-        if header.get("rating_scale") != own["rating_scale"]:
-            found.append(f"the scale was {header.get('rating_scale')} and is {own['rating_scale']}")
-        if header.get("people") != own["people"]:
-            then, now = _names(header.get("people")), _names(own["people"])
-            found.append(
-                f"the scores were for {then} and are for {now}"
-                if then != now
-                else f"{now} has rated more photos since, or was learned anew"
-            )
-        return [printable(text) for text in found]
+            changed = f"the model was {then} and is {now}"
+            return printable(changed) if then != now else "the model saw photos in another way"
+        people = header.get("people")
+        if people == own["people"]:
+            return None
+        listed = [one for one in people if isinstance(one, dict)] if isinstance(people, list) else []
+        if [one.get("user") for one in listed] != [one.user for one in self.people]:
+            then, now = _names(one.get("user") for one in listed), _names(one.user for one in self.people)
+            return printable(f"they are scores for {then}, these are for {now}")
+        others = [now.user for then, now in zip(listed, self.people, strict=True) if then != now.to_json()]
+        return printable(f"the scale or the taste of {_names(others)} was another one")
 
 
 class RowFile:
@@ -220,7 +215,7 @@ class RowFile:
         Raises:
             OutputError: It cannot be written; the rows before it are kept.
         """
-        kept = "" if self.path is None else f"; {self._count} complete rows are kept"
+        kept = "" if self.path is None else f"; {self._count} complete rows are kept, {GOING_ON}"
         self._write(jsonl_line(row), kept)
         if self._kept is not None:
             self._note()
@@ -291,22 +286,21 @@ class RowFile:
         except ValueError:
             header = None
         version = header.get("format_version") if isinstance(header, dict) else None
-        if not isinstance(version, int) or version < 1:
+        if not isinstance(version, int) or isinstance(version, bool):
             raise OutputError(
                 f"{self._name}: does not hold the rows of an interrupted run; remove it, or leave --resume "
                 "away, which puts it aside"
             )
-        if version > PARTIAL_FORMAT_VERSION:
+        if version != PARTIAL_FORMAT_VERSION:
             raise OutputError(
-                f"{self._name}: was written by a newer version of piaa (layout {version}; this one reads "
-                f"{PARTIAL_FORMAT_VERSION}); go on with that one"
+                f"{self._name}: was written by another version of piaa (layout {version}, this one reads "
+                f"{PARTIAL_FORMAT_VERSION}); go on with that one, or leave --resume away, which puts it aside"
             )
-        differences = run.differences(header)
-        if differences:
+        difference = run.difference(header)
+        if difference is not None:
             raise OutputError(
-                f"{self._name}: its rows do not go with those of this run: {'; '.join(differences)}. "
-                "Go on as it was begun, or leave --resume away: the rows are then put aside, and all photos "
-                "scored anew"
+                f"{self._name}: its rows do not go with those of this run: {difference}. Go on as it was "
+                "begun, or leave --resume away: the rows are then put aside, and all photos scored anew"
             )
 
     def _note(self) -> None:
@@ -343,7 +337,7 @@ class RowFile:
         reader = io.BufferedReader(cast("io.RawIOBase", self._file))
         try:
             offset = reader.seek(self._start)
-            for position, line in enumerate(reader):
+            for position, line in enumerate(islice(reader, self._count)):
                 row = json.loads(line)
                 value = row["generic"] if row["personal"] is None else row["personal"]
                 offsets[position] = offset
@@ -370,10 +364,8 @@ def _is_torn_header(line: bytes) -> bool:
     )
 
 
-def _names(people: object) -> str:
+def _names(users: Iterable[object]) -> str:
     """Say for whom scores are."""
-    entries = people if isinstance(people, list) else []
-    users = [one.get("user") if isinstance(one, dict) else None for one in entries]
     return " and ".join("most people" if user is None else str(user) for user in users) or "nobody known"
 
 
