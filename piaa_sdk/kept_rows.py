@@ -62,6 +62,10 @@ def last_of_each(digests: RowDigests) -> npt.NDArray[np.intp]:
 class KeptRows:
     """The photos that have a row for every person, and which rows those are.
 
+    Attributes:
+        photos: How many different photos there are.
+        photos_left: How many of them nobody has asked for.
+
     Args:
         digests: One per photo, of its path.
         firsts: (N,) number of the first of each photo's rows.
@@ -72,17 +76,8 @@ class KeptRows:
         self._high, self._low = found[:, 0].copy(), found[:, 1].copy()
         self._firsts = firsts[order]
         self._is_taken = np.zeros(len(order), dtype=np.bool_)
-
-    @property
-    def photos(self) -> int:
-        """How many different photos there are."""
-        return len(self._begins())
-
-    @property
-    def photos_left(self) -> int:
-        """How many of them nobody has asked for."""
-        begins = self._begins()
-        return int((~np.logical_or.reduceat(self._is_taken, begins)).sum()) if len(begins) else 0
+        self.photos = int((found[1:] != found[:-1]).any(axis=1).sum()) + bool(len(found))
+        self.photos_left = self.photos
 
     def take(self, path: str) -> int | None:
         """Return the number of a photo's first row, the newest if there are several; None if it has none.
@@ -94,17 +89,16 @@ class KeptRows:
         """
         high, low = np.frombuffer(_digest(path), dtype=np.uint64)
         place = int(np.searchsorted(self._high, high, side="right")) - 1
+        is_newest = True
         while place >= 0 and self._high[place] == high:
-            if self._low[place] == low and not self._is_taken[place]:
-                self._is_taken[place] = True
-                return int(self._firsts[place])
+            if self._low[place] == low:
+                if not self._is_taken[place]:
+                    self._is_taken[place] = True
+                    self.photos_left -= is_newest
+                    return int(self._firsts[place])
+                is_newest = False
             place -= 1
         return None
-
-    def _begins(self) -> npt.NDArray[np.intp]:
-        is_new = np.ones(len(self._high), dtype=np.bool_)
-        is_new[1:] = (self._high[1:] != self._high[:-1]) | (self._low[1:] != self._low[:-1])
-        return np.flatnonzero(is_new)
 
 
 class FoundRows:

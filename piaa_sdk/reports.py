@@ -79,6 +79,10 @@ class Report(Protocol):
     def photos_kept(self) -> int:
         """How many photos have rows of an interrupted run."""
 
+    @property
+    def photos_left(self) -> int:
+        """How many of them were not among those that went through `pending`."""
+
     def pending(self, images: Iterable[Path | ImageError]) -> Iterator[Path | ImageError]:
         """Leave out the photos that have rows; the others' rows are then added in this order."""
 
@@ -165,7 +169,7 @@ class _StreamedReport:
         self.set_aside: Path | None = None
         self.left_over: Path | None = None
         self.is_resumed = False
-        self.photos_kept = 0
+        self.photos_kept = self.photos_left = 0
         self._run = run
         self._is_csv = report_format is ReportFormat.CSV
         self._file = stdout.buffer
@@ -217,6 +221,10 @@ class _CollectedReport:
     @property
     def photos_kept(self) -> int:
         return self._rows.photos_kept
+
+    @property
+    def photos_left(self) -> int:
+        return self._rows.photos_left
 
     def pending(self, images: Iterable[Path | ImageError]) -> Iterator[Path | ImageError]:
         return self._rows.pending(images)
