@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from piaa_sdk.bundle import ModelBundle
 
 _CPU = DEVICES["cpu"]
+_OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate memory")  # in what the runtime says
 _CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}  # TF32 keeps 10 bits only
 
 
@@ -94,6 +95,7 @@ class Backbone:
 
         Raises:
             ValueError: The pixels have another shape or type.
+            MemoryError: The processor has not enough memory at the moment.
             DeviceError: The device failed, for example for lack of memory.
             ModelFormatError: The graph fails, or puts out something that is no embedding.
         """
@@ -110,6 +112,8 @@ class Backbone:
                 self._one_by_one(session, pixels) if self._device == "cpu" else self._padded(session, pixels)
             )
         except self._errors as error:
+            if self._device == "cpu" and any(words in str(error) for words in _OUT_OF_MEMORY):
+                raise MemoryError("the network needs more memory than there is") from error
             raise self._failure(error) from error
         if embeddings.shape != (len(pixels), self.embedding_dim):
             raise ModelFormatError(

@@ -8,7 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import struct
 from array import array
+from bisect import bisect_left
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from piaa_sdk.row_formats import Row
 
 _DIGEST_BYTES = 16
+_PAIR = struct.Struct("=QQ")
 _MAX_LINE_BYTES = 1 << 20  # a path has a few thousand at most
 _FIGURES = ("generic", "personal", "std", "percentile")
 _STARS = range(1, 6)
@@ -40,30 +43,25 @@ class RowDigests:
         """Add what a few texts together stand for."""
         self._digests += _digest(*texts)
 
-    def sorted(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.uint64]]:
-        """Return the order that puts equal digests together, and within them keeps the order they came in.
+    def newest(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.uint64]]:
+        """Return what was added last under each digest.
 
         Returns:
-            Positions (N,), and the digests in that order, (N, 2).
+            Positions (N,), in the order of their digests; the digests, (N, 2).
         """
         digests = np.frombuffer(bytes(self._digests), dtype=np.uint64).reshape(-1, 2)
         order = np.lexsort((digests[:, 1], digests[:, 0]))
-        return order, digests[order]
-
-
-def last_of_each(digests: RowDigests) -> npt.NDArray[np.intp]:
-    """Return the positions of what was added last under each digest, in ascending order."""
-    order, found = digests.sorted()
-    is_last = np.ones(len(order), dtype=np.bool_)
-    is_last[:-1] = (found[1:] != found[:-1]).any(axis=1)
-    return np.sort(order[is_last])
+        found = digests[order]
+        is_last = np.ones(len(order), dtype=np.bool_)
+        is_last[:-1] = (found[1:] != found[:-1]).any(axis=1)
+        return order[is_last], found[is_last]
 
 
 class KeptRows:
-    """The photos that have a row for every person, and which rows those are.
+    """The photos that have a row for every person, and which rows those are: the newest.
 
     Attributes:
-        photos: How many different photos there are.
+        photos: How many there are.
         photos_left: How many of them nobody has asked for.
 
     Args:
@@ -72,32 +70,30 @@ class KeptRows:
     """
 
     def __init__(self, digests: RowDigests, firsts: npt.NDArray[np.int64]) -> None:
-        order, found = digests.sorted()
-        self._high, self._low = found[:, 0].copy(), found[:, 1].copy()
-        self._firsts = firsts[order]
-        self._is_taken = np.zeros(len(order), dtype=np.bool_)
-        self.photos = int((found[1:] != found[:-1]).any(axis=1).sum()) + bool(len(found))
-        self.photos_left = self.photos
+        positions, found = digests.newest()
+        # One number of a view is quicker to reach than one of an array.
+        self._high, self._low = found[:, 0].copy().data, found[:, 1].copy().data
+        self._firsts: memoryview[int] = firsts[positions].data
+        self._is_taken = bytearray(len(positions))
+        self.photos = self.photos_left = len(positions)
 
-    def take(self, path: str) -> int | None:
-        """Return the number of a photo's first row, the newest if there are several; None if it has none.
-
-        Rows are taken once: a photo that is asked for again needs others.
+    def take(self, path: str, *, once: bool = False) -> int | None:
+        """Return the number of a photo's first row; None if it has none.
 
         Args:
             path: As it stands in the rows.
+            once: Whether a photo that is asked for again needs new rows.
         """
-        high, low = np.frombuffer(_digest(path), dtype=np.uint64)
-        place = int(np.searchsorted(self._high, high, side="right")) - 1
-        is_newest = True
-        while place >= 0 and self._high[place] == high:
+        high, low = _PAIR.unpack(_digest(path))
+        place = bisect_left(self._high, high)
+        while place < self.photos and self._high[place] == high:
             if self._low[place] == low:
-                if not self._is_taken[place]:
-                    self._is_taken[place] = True
-                    self.photos_left -= is_newest
-                    return int(self._firsts[place])
-                is_newest = False
-            place -= 1
+                if self._is_taken[place]:
+                    return None if once else self._firsts[place]
+                self._is_taken[place] = 1
+                self.photos_left -= 1
+                return self._firsts[place]
+            place += 1
         return None
 
 
@@ -106,8 +102,8 @@ class FoundRows:
 
     Attributes:
         kept: The photos that are done: a row without an error for every person, one after the other.
-        rows: How many whole rows there are, those of photos that are not done included.
-        end: Byte where the last one ends; what follows is torn.
+        rows: How many whole rows there are, those of photos that could not be scored included.
+        end: Byte where the last one ends; what follows is torn, or of a photo that was not finished.
     """
 
     def __init__(self, file: BinaryIO, users: Sequence[str | None]) -> None:
@@ -121,25 +117,27 @@ class FoundRows:
         self.end = file.tell()
         digests, firsts = RowDigests(), array("q")
         begun: list[Row] = []
+        begun_bytes = 0
         while (line := file.readline(_MAX_LINE_BYTES)).endswith(b"\n"):
             row = _row(line)
             if row is None:
                 break
             self.rows += 1
             self.end += len(line)
-            if begun and row["path"] != begun[0]["path"]:
-                begun = []
-            if row["user"] == users[0]:
-                begun = []
-            elif not begun or row["user"] != users[len(begun)]:
-                begun = []
-                continue
+            is_next = bool(begun) and row["path"] == begun[0]["path"] and row["user"] == users[len(begun)]
+            if not is_next:
+                begun, begun_bytes = [], 0
+                if row["user"] != users[0]:
+                    continue
             begun.append(row)
+            begun_bytes += len(line)
             if len(begun) == len(users):
                 if all(one["error"] is None for one in begun):
                     digests.add(row["path"])
                     firsts.append(self.rows - len(users))
-                begun = []
+                begun, begun_bytes = [], 0
+        self.rows -= len(begun)
+        self.end -= begun_bytes
         self.kept = KeptRows(digests, np.array(firsts, dtype=np.int64))
 
 
@@ -147,9 +145,9 @@ def _row(line: bytes) -> Row | None:
     """Read one row; None if it is none, as after a crash of the computer."""
     try:
         row: Any = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    if not isinstance(row, dict) or list(row) != list(FIELDS) or row["path"] is None:
+    if not isinstance(row, dict) or tuple(row) != FIELDS or row["path"] is None:
         return None
     is_row = (
         all(isinstance(row[name], str | None) for name in _TEXTS)

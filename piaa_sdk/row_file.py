@@ -22,7 +22,7 @@ from piaa_sdk import __version__
 from piaa_sdk.choices import Order
 from piaa_sdk.errors import ImageError, OutputError
 from piaa_sdk.images import printable
-from piaa_sdk.kept_rows import FoundRows, KeptRows, RowDigests, last_of_each
+from piaa_sdk.kept_rows import FoundRows, KeptRows, RowDigests
 from piaa_sdk.partial_file import close_and_remove, open_alone, set_aside, writing_to
 from piaa_sdk.row_formats import Row, clean, jsonl_line, path_field
 
@@ -143,7 +143,8 @@ class RowFile:
         path: The file; None for a temporary one that nobody sees.
         run: What the rows are made with: the header.
         resume: Whether to go on with the rows of an interrupted run, if the file is there.
-        latest_only: Whether only the newest of a photo's rows counts.
+        latest_only: Whether the newest row of each photo and person is chosen, in the order they came,
+            whatever went through `pending`: photos come and go.
 
     Raises:
         OutputError: The file cannot be made; it is there without ``resume``; another process works on it; or
@@ -191,8 +192,8 @@ class RowFile:
 
     @property
     def photos_left(self) -> int:
-        """How many of them were not among the photos that went through `pending`."""
-        return 0 if self._kept is None else self._kept.photos_left
+        """How many of them were not among the photos that went through `pending`, and have no use."""
+        return 0 if self._kept is None or self._latest_only else self._kept.photos_left
 
     def pending(self, images: Iterable[Path | ImageError]) -> Iterator[Path | ImageError]:
         """Leave out the photos that have rows; the others' rows must then come in this order.
@@ -204,7 +205,8 @@ class RowFile:
             yield from images
             return
         for image in images:
-            first = self._kept.take(path_field(image.source if isinstance(image, ImageError) else str(image)))
+            path = path_field(image.source if isinstance(image, ImageError) else str(image))
+            first = self._kept.take(path, once=self._latest_only)
             self._order.append(-1 if first is None else first)
             if first is None:
                 yield image
@@ -283,7 +285,7 @@ class RowFile:
     def _check_header(self, line: bytes, run: RunRecord) -> None:
         try:
             header = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             header = None
         version = header.get("format_version") if isinstance(header, dict) else None
         if not isinstance(version, int) or isinstance(version, bool):
@@ -349,11 +351,11 @@ class RowFile:
         finally:
             reader.detach()
         chosen = np.arange(self._count)
-        if self._kept is not None:
+        if self._latest_only:
+            chosen = np.sort(digests.newest()[0])
+        elif self._kept is not None:
             firsts = np.array(self._order, dtype=np.int64)
             chosen = (firsts[firsts >= 0, np.newaxis] + np.arange(self._people)).reshape(-1)
-        if self._latest_only:
-            chosen = chosen[np.isin(chosen, last_of_each(digests))]
         return RowIndex(offsets[chosen], values[chosen], people[chosen])
 
 
