@@ -361,7 +361,9 @@ def _decoded(rows: list[tuple[bytes, bytes]], dim: int) -> dict[bytes, FloatArra
         return {}
     stored = np.frombuffer(b"".join(embedding for _, embedding in rows), dtype="<f2")
     embeddings = stored.reshape(len(rows), dim).astype(np.float32)
-    return {key: row for (key, _), row in zip(rows, embeddings, strict=True) if np.isfinite(row).all()}
+    are_sound = np.logical_and.reduce(np.isfinite(embeddings), axis=1).tolist()
+    found = zip(rows, embeddings, are_sound, strict=True)
+    return {key: embedding for (key, _), embedding, is_sound in found if is_sound}
 
 
 @contextmanager
