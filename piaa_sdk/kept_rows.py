@@ -144,7 +144,7 @@ class FoundRows:
 def _row(line: bytes) -> Row | None:
     """Read one row; None if it is none, as after a crash of the computer."""
     try:
-        row: Any = json.loads(line)
+        row: Any = json.loads(line.decode())  # which spares a look at every line for its encoding
     except (ValueError, RecursionError):
         return None
     if not isinstance(row, dict) or tuple(row) != FIELDS or row["path"] is None:
