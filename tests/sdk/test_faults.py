@@ -125,16 +125,20 @@ def test_a_run_killed_twenty_times_loses_no_photo_and_has_none_twice(
 
     # Rows at which a run is killed; 0 is the header alone. Odd ones lie between the rows of two people.
     all_rows = PHOTOS * len(PEOPLE)
-    for rows in sorted([0, 1, *rng.choices(range(all_rows - 20), k=KILLS_WHILE_SCORING - 2)]):
+    for rows in sorted([0, 1, *rng.choices(range(all_rows * 2 // 3), k=KILLS_WHILE_SCORING - 2)]):
         with running(aside, *arguments) as process:
             wait_for_rows(partial, rows, process)
             time.sleep(rng.uniform(0, 0.02))
             assert kill(process)
         assert not output.exists()
 
-    with running(aside, *arguments) as process:  # all is scored; the file is about to be written
-        wait_for_rows(partial, all_rows, process)
-        shutil.copyfile(partial, tmp_path / "all-rows")
+    with running(aside, *arguments) as process:
+        wait_for_rows(partial, partial.read_bytes().count(b"\n"), process)
+        output.mkdir()  # the run comes to its end, but cannot write the file
+        process.join(timeout=TIMEOUT)
+        assert process.exitcode == 1
+    output.rmdir()
+    shutil.copyfile(partial, tmp_path / "all-rows")
     began = time.monotonic()
     score(aside, *arguments)
     seconds = time.monotonic() - began
@@ -191,25 +195,37 @@ def test_a_full_disk_is_left_behind_once_there_is_room(library: Path, aside: Pat
 def test_a_share_that_goes_away_costs_errors_and_comes_back(
     library: Path, aside: Path, tmp_path: Path
 ) -> None:
-    """The run goes on to its end; the next one scores what could not be read, and repeats nothing else."""
-    output, partial = tmp_path / "scores.csv", tmp_path / "scores.csv.partial"
-    first, share, last = (sorted((library / name).iterdir()) for name in ("0", "2", "1"))
-    names = [*first[:6], *share[:15], *last]
+    """The run goes on to its end; the next one scores what could not be read."""
+    output, away = tmp_path / "scores.csv", tmp_path / "away"
+    score(aside, library, "--output", tmp_path / "whole.csv")
+    with running(aside, library, "--output", output) as process:
+        wait_for_rows(tmp_path / "scores.csv.partial", 1, process)
+        (library / "2").rename(away)  # the last of its folders: 50 photos before it wait still
+        process.join(timeout=TIMEOUT)
+        assert process.exitcode == 1
+    lost = [row["path"] for row in rows_in(output) if row["error"] != ""]
+    assert lost
+    assert all(path.startswith(str(library / "2")) for path in lost)
+    away.rename(library / "2")
+    told = score(aside, library, "--output", output, "--resume")
+    assert told.startswith(f"nothing to go on with: {output} is complete; scoring all photos again")
+    assert output.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def test_photos_that_failed_before_a_kill_are_tried_again(library: Path, aside: Path, tmp_path: Path) -> None:
+    """A share was away when the run began, and is back when it goes on."""
+    output, partial, away = tmp_path / "scores.csv", tmp_path / "scores.csv.partial", tmp_path / "away"
+    names = [*sorted((library / "2").iterdir())[:15], *sorted((library / "1").iterdir())]
     listed = os.fsencode("\0".join(map(str, names)))
     score(aside, "-", "--output", tmp_path / "whole.csv", stdin=listed)
-    with running(aside, *names, "--output", output) as process:
-        wait_for_rows(partial, 3, process)
-        (library / "2").rename(tmp_path / "away")
-        wait_for_rows(partial, 22, process)
+    (library / "2").rename(away)
+    with running(aside, "-", "--output", output, stdin=listed) as process:
+        wait_for_rows(partial, 16, process)
         assert kill(process)
-    lost = partial.read_bytes().count(b"no such file or folder")
-    assert lost > 0
-    told = score(aside, "-", "--output", output, "--resume", stdin=listed, code=1)
-    assert told.count("skipped: ") == lost
-    assert sum(row["error"] != "" for row in rows_in(output)) == lost
-    (tmp_path / "away").rename(library / "2")
+    assert partial.read_bytes().count(b"no such file or folder") == 15
+    away.rename(library / "2")
     told = score(aside, "-", "--output", output, "--resume", stdin=listed)
-    assert told.startswith(f"nothing to go on with: {output} is complete; scoring all photos again")
+    assert "going on after " in told
     assert output.read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
