@@ -15,53 +15,40 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from piaa_sdk import __version__, cli_stored
+from piaa_sdk import __version__, cli_score, cli_stored
 from piaa_sdk.announcements import listening
-from piaa_sdk.choices import Method, ReportFormat
+from piaa_sdk.choices import Method
 from piaa_sdk.cli_options import (
     Add,
-    BatchSize,
     Bf16,
     DemoFolder,
     Device,
     Epochs,
-    Force,
-    Format,
     LearningMethod,
     Model,
     NoCache,
-    Output,
     PhotoFolder,
-    Photos,
     Rater,
     Ratings,
-    Recursive,
     Replace,
-    RowOrder,
     Scale,
     StopsEarly,
-    Top,
-    Users,
     Workers,
 )
 from piaa_sdk.errors import PiaaError, ProfileNotFoundError
-from piaa_sdk.terminal import Console, count_of, silence, tell
+from piaa_sdk.terminal import STOPPED, Console, silence, tell
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from pathlib import Path
+    from collections.abc import Callable
 
-    from piaa_sdk.errors import ImageError
     from piaa_sdk.fine_tuned import FineTuneOptions, FineTuningProgress
     from piaa_sdk.profiles import UserProfile
     from piaa_sdk.ratings import Rating, RatingTable
-    from piaa_sdk.reports import Report
     from piaa_sdk.scorer import Scorer
 
 DEFAULT_USER = "default"
 """Whose ratings they are if nobody says."""
 
-_STOPPED = 130  # what shells report for a program ended by Ctrl-C
 _READER_LEFT = 141  # what they report for one whose output nobody reads any more
 
 
@@ -78,7 +65,7 @@ class _Program(TyperGroup):
                 code = 1
             except KeyboardInterrupt:
                 console.say("stopped")
-                code = _STOPPED
+                code = STOPPED
             except BrokenPipeError:
                 code = _READER_LEFT
         for stream in (sys.stdout, sys.stderr):
@@ -100,6 +87,7 @@ app = typer.Typer(
         "Score with your taste:  piaa score holiday/ --user mira"
     ),
 )
+app.command(epilog="Example: piaa score holiday/ --user mira --top 20")(cli_score.score)
 app.add_typer(cli_stored.users, name="users")
 app.add_typer(cli_stored.model, name="model")
 app.add_typer(cli_stored.cache, name="cache")
@@ -133,104 +121,6 @@ def _program(
 
     Photos are only ever read: never changed, moved or uploaded.
     """
-
-
-@app.command(epilog="Example: piaa score holiday/ --user mira --top 20")
-def score(
-    context: typer.Context,
-    photos: Photos,
-    user: Users = None,
-    model: Model = None,
-    report_format: Format = None,
-    output: Output = None,
-    top: Top = None,
-    order: RowOrder = None,
-    recursive: Recursive = True,
-    device: Device = "auto",
-    batch_size: BatchSize = 8,
-    workers: Workers = None,
-    no_cache: NoCache = False,
-    force: Force = False,
-) -> None:
-    """Score photos and list the best first.
-
-    Without --user the score is what most people would give. With --user it is what that person would
-    give, on that person's scale, with the uncertainty after the ± sign. A photo that cannot be read is
-    named and left out; all others are scored.
-
-    A table is best first. Rows of csv and jsonl come as the photos do; on the screen each is written at
-    once, so its percentile, the place among all photos, is empty. --output or --order score fills it in.
-    """
-    if user is not None and len(user) > 1:
-        raise typer.BadParameter("one person at a time; run the command once for each", param_hint="--user")
-    report_format = _report_format(report_format, output)
-    from piaa_sdk.images import find_images, printable
-    from piaa_sdk.reports import open_report
-    from piaa_sdk.row_file import RunRecord
-    from piaa_sdk.row_formats import path_field
-    from piaa_sdk.scorer import Scorer
-
-    console: Console = context.obj
-    scorer = Scorer.from_pretrained(
-        model,
-        user=user[0] if user else None,
-        device=device,
-        cache=not no_cache,
-        workers=workers,
-        batch_size=batch_size,
-    )
-    settings: dict[str, Any] = {"user": scorer.user, "model": model, "recursive": recursive, "top": top}
-    settings["photos"] = [path_field(path) for path in photos]
-    record = RunRecord.of(scorer.bundle, scorer.scale, settings)
-    paths = _listed(photos)
-    # Walking the folders twice is quick; holding every path to know how many there are is not free.
-    total = sum(1 for _ in find_images(paths, recursive=recursive)) if console.shows_progress else None
-    with open_report(
-        record, report_format, stdout=sys.stdout, output=output, order=order, top=top, replace=force
-    ) as report:
-        if report.set_aside:
-            earlier = printable(str(report.set_aside))
-            console.warn(f"rows of an earlier run that was stopped are kept in {earlier}")
-        _score_into(report, scorer, find_images(paths, recursive=recursive), console, total, output)
-
-
-def _score_into(
-    report: Report,
-    scorer: Scorer,
-    images: Iterable[Path | ImageError],
-    console: Console,
-    total: int | None,
-    output: Path | None,
-) -> None:
-    from piaa_sdk.images import printable
-
-    scored = failed = 0
-    try:
-        for result in console.track(scorer.iter_scores(images), total):
-            report.add(result)
-            if result.error is None:
-                scored += 1
-            else:
-                failed += 1
-                console.say(f"skipped: {printable(result.image)}: {printable(result.error.reason)}")
-        if not scored + failed:
-            console.say("error: no photos found; name photos, or folders that hold some")
-            raise typer.Exit(1)
-        report.finish()
-    except KeyboardInterrupt:
-        has_rows = report.partial is not None and scored + failed > 0
-        kept = f"; their rows are kept in {printable(str(report.partial))}" if has_rows else ""
-        console.say(f"stopped after {count_of(scored + failed, 'photo')}{kept}")
-        raise typer.Exit(_STOPPED) from None
-    whose = f"for {printable(scorer.user)}" if scorer.user is not None else "the way most people would"
-    counted = f"{scored:,} of {count_of(scored + failed, 'photo')}" if failed else count_of(scored, "photo")
-    console.say(
-        f"scored {counted} {whose}, scale {scorer.scale}"
-        + (f"; {failed:,} could not be read" if failed else "")
-        + (f"; wrote {printable(str(output))}" if output else "")
-    )
-    if failed:
-        raise typer.Exit(1)
 
 
 @app.command(epilog="Example: piaa personalize ratings.csv --user mira --photos holiday/ --scale 1 5")
@@ -442,36 +332,3 @@ def demo(folder: DemoFolder = None) -> None:
         return
     for line in show():
         tell(line)
-
-
-def _report_format(stated: ReportFormat | None, output: Path | None) -> ReportFormat:
-    """Settle how to write, from what was stated and the name of the file."""
-    if output is None:
-        if stated is ReportFormat.PARQUET:
-            raise typer.BadParameter(
-                "Parquet is not for the screen; add --output FILE", param_hint="--format"
-            )
-        return stated or ReportFormat.TABLE
-    from piaa_sdk.reports import format_for
-
-    known = stated or format_for(output)
-    if known is None:
-        raise typer.BadParameter(
-            f"{output.name!r} does not end in .csv, .jsonl, .parquet or .txt; state the format with --format",
-            param_hint="--output",
-        )
-    return known
-
-
-def _listed(photos: list[str]) -> list[str]:
-    """Put the paths from standard input where ``-`` stands."""
-    return [path for given in photos for path in (_paths_from_input() if given == "-" else [given])]
-
-
-def _paths_from_input() -> list[str]:
-    data = sys.stdin.buffer.read()
-    separator = b"\0" if b"\0" in data else b"\n"
-    lines = data.split(separator)
-    if separator == b"\n" and all(line.endswith(b"\r") for line in lines[:-1]):
-        lines = [line.removesuffix(b"\r") for line in lines]  # a list written on Windows
-    return [os.fsdecode(line) for line in lines if line]
