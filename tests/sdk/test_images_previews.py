@@ -138,7 +138,7 @@ def test_a_colour_profile_must_be_the_same() -> None:
 @pytest.mark.parametrize("stated", [True, False])
 def test_the_preview_is_turned_as_the_photo_is(orientation: int, stated: bool) -> None:
     exif = Exif(orientation=orientation).to_bytes()
-    own = {"exif": exif} if stated else {}
+    own: dict[str, Any] = {"exif": exif} if stated else {}
     taken = decode(with_index(photo(exif=exif), Stored(preview(**own))), SETTINGS, "x", previews=True)
     expected = decode(preview(exif=exif), SETTINGS, "x")
     np.testing.assert_array_equal(taken, expected)
