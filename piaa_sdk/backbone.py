@@ -46,7 +46,7 @@ _CPU = DEVICES["cpu"]
 _BUFFERS = {"cuda": "cuda"}
 """Where the buffers of a device lie; those of the others are in the CPU's memory, and onnxruntime copies."""
 
-_CPU_BATCH, _ACCELERATOR_BATCH = 8, 32
+_CPU_BATCH, LARGE_BATCH = 8, 32
 """Pictures handed over at once, if nobody says.
 
 On the CPU it does not matter to the network, and a small number brings the first results soon. An accelerator
@@ -109,7 +109,7 @@ class Backbone:
         if self._batch_size is not None:
             return self._batch_size
         is_cpu = (self._device if self._session is not None else self._likely_device) == "cpu"
-        return _CPU_BATCH if is_cpu else _ACCELERATOR_BATCH
+        return _CPU_BATCH if is_cpu else LARGE_BATCH
 
     @cached_property
     def _likely_device(self) -> str:
@@ -168,9 +168,8 @@ class Backbone:
         with self._opening:
             if self._runner is None:
                 memory = _BUFFERS.get(self._device, "cpu")
-                self._runner = _BoundRunner(
-                    import_runtime(), session, self.batch_size, pixels.shape[1], memory
-                )
+                shapes = (self.batch_size, *pixels.shape[1:]), (self.batch_size, self.embedding_dim)
+                self._runner = _BoundRunner(import_runtime(), session, *shapes, memory)
             runner = self._runner
         step = runner.batch_size
         return np.concatenate(
@@ -205,31 +204,37 @@ class _BoundRunner:
 
     Args:
         runtime: The module onnxruntime.
-        session: With one input, uint8 (N, S, S, 3), and one output, float32 (N, D).
-        batch_size: Pictures per run; fewer are filled up with black ones.
-        side: S.
+        session: With one input, uint8, and one output, float32.
+        given: Shape of a batch of pixels, (N, S, S, 3); fewer pictures are filled up with black ones.
+        made: Shape of their embeddings, (N, D).
         memory: Where the buffers lie: the name of a device as onnxruntime knows it.
     """
 
-    def __init__(self, runtime: ModuleType, session: Any, batch_size: int, side: int, memory: str) -> None:
-        self.batch_size = batch_size
+    def __init__(
+        self,
+        runtime: ModuleType,
+        session: Any,
+        given: tuple[int, ...],
+        made: tuple[int, ...],
+        memory: str,
+    ) -> None:
+        self.batch_size = given[0]
         self._session = session
         self._lock = threading.Lock()
-        (given,), (made,) = session.get_inputs(), session.get_outputs()
-        self._batch = np.zeros((batch_size, side, side, 3), dtype=np.uint8)
+        self._batch = np.zeros(given, dtype=np.uint8)
         make = runtime.OrtValue.ortvalue_from_shape_and_type
         with quiet(runtime):  # what is missing is raised, too
-            self._pixels = make(list(self._batch.shape), np.uint8, memory)
-            self._embeddings = make([batch_size, made.shape[1]], np.float32, memory)
+            self._pixels = make(list(given), np.uint8, memory)
+            self._embeddings = make(list(made), np.float32, memory)
         self._binding = session.io_binding()
-        self._binding.bind_ortvalue_input(given.name, self._pixels)
-        self._binding.bind_ortvalue_output(made.name, self._embeddings)
+        self._binding.bind_ortvalue_input(session.get_inputs()[0].name, self._pixels)
+        self._binding.bind_ortvalue_output(session.get_outputs()[0].name, self._embeddings)
 
     def run(self, pixels: PixelArray) -> FloatArray:
-        """Compute embeddings (N, D) of at most ``batch_size`` pictures; others wait meanwhile.
+        """Compute embeddings (N, D) of at most ``batch_size`` pictures, (N, S, S, 3) uint8.
 
-        A second batch at once would need the accelerator's memory twice, and win little: decoding, in the
-        other threads, is what takes long.
+        Other threads wait meanwhile. A second batch at once would need the accelerator's memory twice, and
+        win little: decoding, in the other threads, is what takes long.
         """
         count = len(pixels)
         with self._lock:

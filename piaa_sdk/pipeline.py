@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import numpy as np
 from PIL import Image
 
+from piaa_sdk.backbone import LARGE_BATCH
 from piaa_sdk.devices import cpu_count
 from piaa_sdk.embedding_cache import CacheEntry, FileStamp, content_key
 from piaa_sdk.errors import ImageError
@@ -224,7 +225,8 @@ class _Crew:
         *,
         previews: bool,
     ) -> None:
-        self.window = max(_WINDOW, 4 * workers * (batch_size or backbone.batch_size))
+        # Which device it will be is not asked before there is something to compute: that may start a driver.
+        self.window = max(_WINDOW, 4 * workers * (batch_size or LARGE_BATCH))
         self.memory_limit = max(256, 32 * workers) * _MEGABYTE
         self._backbone = backbone
         self._preprocessing = preprocessing

@@ -144,9 +144,8 @@ class Scorer:
             cache: Whether embeddings are kept on this machine, or the file to keep them in.
             workers: Threads that decode and infer; by default as many as there are cores.
             batch_size: Pictures that a thread takes at once; by default 8 on the CPU, 32 elsewhere.
-            previews: Score a JPEG or HEIC by the preview that the camera has embedded, where it is large
-                enough and of the same frame as far as headers tell: several times faster, at scores that
-                move a little. What is learned from is always read in full, so profiles do not depend on it.
+            previews: Score a JPEG or HEIC by the preview in it, where that is of the frame as far as headers
+                tell: faster, at scores that move a little. What is learned from is always read in full.
             variant: A lighter backbone that the bundle offers, for example ``quantized``.
             revision: Branch, tag or commit on the Hub; ``model`` is then a name there.
             cache_dir: Where the Hub's cache is; by default where the Hub's own settings say.

@@ -127,7 +127,8 @@ def test_bound_buffers_are_used_again_and_keep_nothing(bundle: ModelBundle) -> N
 
 
 def test_a_result_of_bound_buffers_is_a_copy(bundle: ModelBundle) -> None:
-    runner = _BoundRunner(import_runtime(), Backbone(bundle, "cpu")._opened(), 2, 32, "cpu")
+    session = Backbone(bundle, "cpu")._opened()
+    runner = _BoundRunner(import_runtime(), session, (2, 32, 32, 3), (2, 16), "cpu")
     first = runner.run(random_pixels(2))
     kept = first.copy()
     runner.run(random_pixels(2, seed=1))
