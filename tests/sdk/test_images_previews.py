@@ -92,7 +92,8 @@ REFUSED = {
     "black bars": Stored(preview((96, 72))),
     "cropped": Stored(preview((96, 60))),
     "turned": Stored(preview((64, 96))),
-    "larger than the photo": Stored(preview((384, 256))),
+    "larger than the photo": Stored(preview((384, 256), quality=5)),
+    "of more bytes than the photo": Stored(preview() + photo() * 2),
     "of one colour": Stored(save_jpeg(flat((96, 64), BLUE, RED).convert("L"))),
     "turned by its own Exif": Stored(preview(exif=Exif(orientation=6).to_bytes())),
     "undefined": Stored(preview(), UNDEFINED),
@@ -170,6 +171,24 @@ def test_an_index_that_was_left_over_is_not_believed() -> None:
     """The photo was saved again, longer or shorter: it does not end where the index says."""
     for end in (0, 100, len(photo()) - 40, len(photo()) + 5000, 2**32 - 1):
         assert same_as_without(with_index(photo(), Stored(preview()), end=end))
+
+
+def test_the_preview_must_lie_behind_the_photo() -> None:
+    """Here it is a comment in the photo: whoever wrote that index did not mean a camera's preview."""
+    data = with_index(photo(comment=preview()), Stored(b"", size=len(preview()), offset=0))
+    position = data.index(preview()) - data.index(b"MPF\0") - 4
+    inside = with_index(photo(comment=preview()), Stored(b"", size=len(preview()), offset=position))
+    assert inside[data.index(b"MPF\0") + 4 + position :].startswith(preview())
+    assert same_as_without(inside)
+
+
+def test_the_index_must_be_that_of_the_first_picture() -> None:
+    """Each picture of several may hold an index; the first entry is the photo at the start of the file."""
+    data = bytearray(with_index(photo(), Stored(preview())))
+    first_offset = data.index(b"MPF\0") + 4 + 8 + 2 + 36 + 4 + 8
+    assert is_preview(bytes(data))
+    data[first_offset] = 1
+    assert same_as_without(bytes(data))
 
 
 def test_padding_behind_the_photo_is_no_obstacle() -> None:
