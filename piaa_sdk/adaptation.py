@@ -196,7 +196,10 @@ def _fit(
 
 
 def _normalized(fits: list[_Fit]) -> Float64Array:
-    evidence = np.array([fit.evidence for fit in fits])
+    return _softmax(np.array([fit.evidence for fit in fits]))
+
+
+def _softmax(evidence: Float64Array) -> Float64Array:
     weights: Float64Array = np.exp(evidence - evidence.max())
     weights /= weights.sum()
     return weights
@@ -204,10 +207,14 @@ def _normalized(fits: list[_Fit]) -> Float64Array:
 
 def _kept(fits: list[_Fit]) -> list[_Fit]:
     """Drop the combinations that the ratings have ruled out."""
-    weights = _normalized(fits)
+    return [fits[row] for row in _kept_rows(np.array([fit.evidence for fit in fits]))]
+
+
+def _kept_rows(evidence: Float64Array) -> Rows:
+    """Return the combinations that the ratings have not ruled out, the likeliest first."""
+    weights = _softmax(evidence)
     order = np.argsort(-weights, kind="stable")
-    count = int(np.searchsorted(np.cumsum(weights[order]), _KEPT_WEIGHT)) + 1
-    return [fits[index] for index in order[:count]]
+    return order[: int(np.searchsorted(np.cumsum(weights[order]), _KEPT_WEIGHT)) + 1]
 
 
 def _student_factor(degrees: float) -> float:
@@ -230,10 +237,11 @@ def _judge_pairs(
     differs = ratings[:, None] != ratings
     generic_right = pair_agreement(parts.generic, ratings)
     personal, judged = np.zeros((shots, shots)), np.zeros((shots, shots))
+    rest = _LeaveOut(prior, parts, ratings)
     for left_out in _left_out(shots, rng):
         if np.ptp(ratings[left_out]) == 0:
             continue
-        scores = _predict_left_out(prior, parts, ratings, left_out)
+        scores = rest.scores(left_out)
         block = np.ix_(left_out, left_out)
         personal[block] += np.where(differs[block], pair_agreement(scores, ratings[left_out]), 0)
         judged[block] += differs[block]
@@ -248,16 +256,67 @@ def _left_out(shots: int, rng: np.random.Generator) -> Iterator[Rows]:
         yield from np.array_split(rng.permutation(shots), _FOLDS)
 
 
-def _predict_left_out(
-    prior: Prior, parts: CovarianceParts, ratings: Float64Array, left_out: Rows
-) -> Float64Array:
-    kept_in = np.setdiff1d(np.arange(len(ratings)), left_out)
-    fits = _kept(_fit_grid(prior, parts.part(kept_in), ratings[kept_in]))
-    scores = np.zeros(len(left_out))
-    for fit, weight in zip(fits, _normalized(fits), strict=True):
-        cross = parts.blend(fit.share, fit.slope_variance)[np.ix_(left_out, kept_in)]
-        scores += weight * (prior.slope_unit * fit.slope * parts.generic[left_out] + cross @ fit.weights)
-    return scores
+class _LeaveOut:
+    """Predictions of left-out ratings from all others, without fitting anew each time.
+
+    With P = (C + noise)^-1 of all ratings r and a = P (r - mean), what the rest predicts for the left-out
+    rows L is r_L - P_LL^-1 a_L; the determinant and the square of the rest, and so its evidence, follow from
+    |P_LL| and a_L' P_LL^-1 a_L in the same way (inverse of a partitioned matrix).
+
+    Args:
+        prior: What many people taught.
+        parts: Of the K rated pictures.
+        ratings: (K,), [0, 1] units.
+    """
+
+    def __init__(self, prior: Prior, parts: CovarianceParts, ratings: Float64Array) -> None:
+        self._prior, self._generic, self._shots = prior, parts.generic, len(ratings)
+        grid = prior.grid
+        pairs = list(product(grid.linear_shares.tolist(), grid.slopes.tolist()))
+        keys = list(dict.fromkeys((share, slope_variance) for share, (_, slope_variance) in pairs))
+        noises = grid.noises
+        self._inverses = np.empty((len(keys) * len(noises), self._shots, self._shots))
+        log_determinants = np.empty(len(self._inverses))
+        for number, key in enumerate(keys):
+            values, vectors = spectrum(parts.blend(*key))
+            for place, noise in enumerate(noises.tolist(), start=number * len(noises)):
+                self._inverses[place] = (vectors / (values + noise)) @ vectors.T
+                log_determinants[place] = np.log(values + noise).sum()
+        # One row for each combination of the grid, G in all; several share an inverse.
+        first = [keys.index((share, slope_variance)) * len(noises) for share, (_, slope_variance) in pairs]
+        self._places = (np.array(first)[:, None] + np.arange(len(noises))).ravel()
+        self._log_determinants = log_determinants[self._places]
+        self._slopes = np.repeat([slope for _, (slope, _) in pairs], len(noises))
+        self._residuals = (
+            ratings - prior.offset_mean - prior.slope_unit * self._slopes[:, None] * self._generic
+        )
+        self._dual = np.einsum("gij,gj->gi", self._inverses[self._places], self._residuals)
+        self._squares = np.einsum("gi,gi->g", self._residuals, self._dual)
+
+    def scores(self, left_out: Rows) -> Float64Array:
+        """Predict the ratings of the given rows from all others.
+
+        Args:
+            left_out: L rows, fewer than K.
+
+        Returns:
+            (L,), [0, 1] units, less the mean of the offset, which orders nothing.
+        """
+        prior = self._prior
+        blocks = self._inverses[:, left_out[:, None], left_out]
+        dual = self._dual[:, left_out]
+        errors = np.linalg.solve(blocks[self._places], dual[:, :, None])[:, :, 0]
+        log_determinants = self._log_determinants + np.linalg.slogdet(blocks)[1][self._places]
+        shots = self._shots - len(left_out)
+        squares = np.maximum(self._squares - (dual * errors).sum(axis=1), 0)
+        degrees = prior.variance_degrees
+        squares += degrees * prior.variance_scale
+        evidence = -0.5 * log_determinants - 0.5 * (degrees + shots) * np.log(squares)
+        kept = _kept_rows(evidence)
+        means = self._residuals[kept][:, left_out] - errors[kept]
+        means += prior.slope_unit * self._slopes[kept, None] * self._generic[left_out]
+        scores: Float64Array = _softmax(evidence[kept]) @ means
+        return scores
 
 
 def verdict_of(interval: tuple[float, float] | None) -> Verdict:
