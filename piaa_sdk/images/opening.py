@@ -110,9 +110,8 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
 def _take_preview(image: Image.Image, data: bytes, smallest: int, source: str) -> None:
     """Let a HEIC decode its preview instead of its photo, if it holds one that will do.
 
-    The container itself says which preview belongs to which photo. pillow-heif, from the version on that can
-    decode previews at all, takes only one with the photo's shape, turn, crop and colour profile; older ones
-    decode the photo.
+    The container itself says which preview belongs to which photo. pillow-heif from 1.8 on takes one with the
+    photo's shape, turn, crop and colour profile; older versions cannot, and decode the photo.
     """
     longest = [side for side in image.info.get("thumbnails", ()) if isinstance(side, int)]
     side = min(max(longest, default=0), max(image.size))

@@ -17,6 +17,8 @@ in the second directory of its Exif block. It is taken if
 - the index describes one photo: of 3D pictures, panoramas and bursts nothing is taken, and the gain maps and
   depth maps of phones are no large thumbnails.
 
+In a HEIC it is a thumbnail that the container assigns to the photo, chosen by :mod:`piaa_sdk.images.opening`.
+
 All this is read from the headers. Whether preview and photo show the same cannot be known without decoding
 the photo, which is what a preview saves: a program that paints into a photo, keeps its size, its dates and
 its index with correct positions, and leaves the old preview behind it, is not noticed. Neither is damage in
