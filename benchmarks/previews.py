@@ -210,7 +210,7 @@ def _parse_options() -> argparse.Namespace:
     parser.add_argument("--decoded", type=int, default=40, help="photos for the decoding times")
     parser.add_argument("--long-side", type=int, default=1620, help="of made previews, pixels")
     parser.add_argument("--quality", type=int, default=83, help="of made previews")
-    parser.add_argument("--heic", action="store_true", help="make HEICs (needs the extra photos)")
+    parser.add_argument("--heic", action="store_true", help="make HEICs, half a minute each (extra photos)")
     parser.add_argument("--model", type=Path, help="folder of a bundle (default: the embedded one)")
     parser.add_argument("--user", help="also measure the scores of this stored person")
     return parser.parse_args()
