@@ -12,18 +12,21 @@ How well that worked is judged on pairs of ratings which no fit has seen.
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import combinations, product
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from piaa_sdk.devices import single_threaded_products
 from piaa_sdk.errors import SupportSetError
 from piaa_sdk.head import CovarianceParts, PersonalHead, covariance, spectrum
 from piaa_sdk.results import Adaptation, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     import numpy.typing as npt
 
@@ -66,6 +69,16 @@ def adapt(prior: Prior, support: SupportSet) -> PersonalHead:
             f"embeddings have {support.embeddings.shape[1]} numbers, the model reads {prior.embedding_dim}; "
             "embed the pictures with this model"
         )
+    with _threads_for(len(support)):
+        return _adapted(prior, support)
+
+
+def _threads_for(shots: int) -> AbstractContextManager[None]:
+    """Let matrices that are worth it take several threads; with others they only wait for each other."""
+    return single_threaded_products if shots <= _SWEEP_SHOTS else nullcontext()
+
+
+def _adapted(prior: Prior, support: SupportSet) -> PersonalHead:
     ratings = np.asarray(support.ratings, dtype=np.float64)
     parts = covariance(prior, support.embeddings)
     if len(ratings) > _SWEEP_SHOTS:
@@ -110,8 +123,9 @@ def judge(prior: Prior, support: SupportSet, *, seed: int = 0) -> Adaptation:
     ratings = np.asarray(support.ratings, dtype=np.float64)[rows]
     if len(rows) < _FEWEST_SHOTS:
         return Adaptation(shots, 0, None, None, None, Verdict.NOT_ENOUGH)
-    parts = covariance(prior, support.embeddings[rows])
-    personal, generic, judged = _judge_pairs(prior, parts, ratings, np.random.default_rng(seed))
+    with _threads_for(len(rows)):
+        parts = covariance(prior, support.embeddings[rows])
+        personal, generic, judged = _judge_pairs(prior, parts, ratings, np.random.default_rng(seed))
     pairs = judged > 0
     count = int(np.triu(pairs).sum())
     if count == 0:
