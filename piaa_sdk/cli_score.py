@@ -19,6 +19,7 @@ from piaa_sdk.cli_options import (
     NoCache,
     Output,
     Photos,
+    Previews,
     Recursive,
     Resume,
     RowOrder,
@@ -52,8 +53,9 @@ def score(
     order: RowOrder = None,
     recursive: Recursive = True,
     device: Device = "auto",
-    batch_size: BatchSize = 8,
+    batch_size: BatchSize = None,
     workers: Workers = None,
+    previews: Previews = False,
     no_cache: NoCache = False,
     force: Force = False,
     resume: Resume = False,
@@ -72,16 +74,20 @@ def score(
     report_format = _settled_format(report_format, output)
     from piaa_sdk.images import find_images
     from piaa_sdk.reports import open_report
-    from piaa_sdk.scorer import Scorer
 
     console: Console = context.obj
-    first, *others = dict.fromkeys(user) if user else [None]
-    scorer = Scorer.from_pretrained(
-        model, user=first, device=device, cache=not no_cache, workers=workers, batch_size=batch_size
+    scorers = _scorers(
+        user,
+        model,
+        device=device,
+        cache=not no_cache,
+        workers=workers,
+        batch_size=batch_size,
+        previews=previews,
     )
-    scorers = [scorer, *(scorer.for_user(name) for name in others if name is not None)]
     paths = _listed(photos)
-    record = _record(scorers, photos, {"model": model, "recursive": recursive, "top": top})
+    settings = {"model": model, "recursive": recursive, "top": top, "previews": previews}
+    record = _record(scorers, photos, settings)
     choice: dict[str, Any] = {"output": output, "order": order, "top": top, "replace": force}
     with open_report(
         record, report_format, stdout=sys.stdout, resume=resume, latest_only=watch, **choice
@@ -94,8 +100,15 @@ def score(
             images = find_images(paths, recursive=recursive)
             tally = _score_into(report, scorers, images, console, count, context)
     _tell(tally, scorers, console, output)
-    if tally.failed and not watch:
-        raise typer.Exit(1)
+    raise typer.Exit(1 if tally.failed and not watch else 0)
+
+
+def _scorers(users: Sequence[str] | None, model: str | None, **settings: Any) -> list[Scorer]:
+    from piaa_sdk.scorer import Scorer
+
+    first, *others = dict.fromkeys(users) if users else [None]
+    scorer = Scorer.from_pretrained(model, user=first, **settings)
+    return [scorer, *(scorer.for_user(name) for name in others if name is not None)]
 
 
 def _record(scorers: Sequence[Scorer], photos: Sequence[str], settings: dict[str, Any]) -> RunRecord:

@@ -133,7 +133,9 @@ class RunRecord:
             then, now = _names(one.get("user") for one in listed), _names(one.user for one in self.people)
             return printable(f"they are scores for {then}, these are for {now}")
         others = [now.user for then, now in zip(listed, self.people, strict=True) if then != now.to_json()]
-        return printable(f"the scale or the taste of {_names(others)} was another one")
+        return printable(
+            f"the scores for {_names(others)} were made in another way (ratings, scale or previews)"
+        )
 
 
 class RowFile:

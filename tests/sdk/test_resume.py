@@ -200,7 +200,7 @@ def test_newest_rows_of_a_watched_folder(tmp_path: Path) -> None:
         (replace(RUN, embedding_id="ef" * 32), "the model saw photos in another way"),
         (
             replace(RUN, people=(replace(NOBODY, scale=RatingScale(1, 5)),)),
-            "the scale or the taste of most people",
+            "the scores for most people were made in another way (ratings",
         ),
         (replace(RUN, people=(ANN,)), "they are scores for most people, these are for ann"),
         (PAIR, "they are scores for most people, these are for ann and bob"),
@@ -221,7 +221,7 @@ def test_a_taste_that_was_learned_anew_is_refused(tmp_path: Path) -> None:
     output = tmp_path / "scores.csv"
     run_over(NAMES, output, PAIR, stop_after=4)
     other = replace(PAIR, people=(ANN, replace(BOB, scorer_id="b1" * 16)))
-    with pytest.raises(OutputError, match="the scale or the taste of bob was another one"):
+    with pytest.raises(OutputError, match="the scores for bob were made in another way"):
         run_over(NAMES, output, other, resume=True)
     with pytest.raises(OutputError, match="scores for ann and bob, these are for bob and ann"):
         run_over(NAMES, output, replace(PAIR, people=(BOB, ANN)), resume=True)
