@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from piaa_sdk.array_types import ImageInput
     from piaa_sdk.errors import ImageError
     from piaa_sdk.reports import Report
     from piaa_sdk.scorer import Scorer
@@ -64,7 +65,7 @@ def score(
     if user is not None and len(user) > 1:
         raise typer.BadParameter("one person at a time; run the command once for each", param_hint="--user")
     report_format = _settled_format(report_format, output)
-    from piaa_sdk.images import find_images, printable
+    from piaa_sdk.images import display_name, find_images, is_remote, printable
     from piaa_sdk.reports import open_report
     from piaa_sdk.row_file import RunRecord
     from piaa_sdk.row_formats import path_field
@@ -80,11 +81,12 @@ def score(
         batch_size=batch_size,
     )
     settings: dict[str, Any] = {"user": scorer.user, "model": model, "recursive": recursive, "top": top}
-    settings["photos"] = [path_field(path) for path in photos]
+    settings["photos"] = [path_field(display_name(path, 0)) for path in photos]
     record = RunRecord.of(scorer.bundle, scorer.scale, settings)
     paths = _listed(photos)
-    # Walking the folders twice is quick; holding every path to know how many there are is not free.
-    total = sum(1 for _ in find_images(paths, recursive=recursive)) if console.shows_progress else None
+    # Walking the folders twice is quick, unless they are elsewhere; holding every path is not free.
+    is_counted = console.shows_progress and not any(map(is_remote, paths))
+    total = sum(1 for _ in find_images(paths, recursive=recursive)) if is_counted else None
     with open_report(
         record, report_format, stdout=sys.stdout, output=output, order=order, top=top, replace=force
     ) as report:
@@ -97,7 +99,7 @@ def score(
 def _score_into(
     report: Report,
     scorer: Scorer,
-    images: Iterable[Path | ImageError],
+    images: Iterable[ImageInput | ImageError],
     console: Console,
     total: int | None,
     output: Path | None,

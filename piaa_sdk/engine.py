@@ -13,7 +13,7 @@ from piaa_sdk.backbone import Backbone
 from piaa_sdk.embedding_cache import EmbeddingCache, default_path
 from piaa_sdk.errors import ModelFormatError
 from piaa_sdk.head import Prior
-from piaa_sdk.images import find_images
+from piaa_sdk.images import find_images, is_remote
 from piaa_sdk.pipeline import embed_images
 
 if TYPE_CHECKING:
@@ -92,7 +92,8 @@ class Engine:
         """Embed pictures, in the order of the input.
 
         Args:
-            images: A picture, a folder of pictures, or any iterable of both and of errors.
+            images: A picture, a folder of pictures, the address of either, or any iterable of them and of
+                errors.
             expand: Whether folders are walked.
         """
         listed = _listed([images] if _is_one(images) else images, expand=expand)  # type: ignore[arg-type, list-item]
@@ -115,7 +116,7 @@ def _is_one(images: object) -> bool:
 def _listed(images: Iterable[ImageInput | ImageError], *, expand: bool) -> Iterator[ImageInput | ImageError]:
     for image in images:
         # Path.is_dir() raises where a name is too long or its folder may not be entered.
-        if expand and isinstance(image, (str, os.PathLike)) and os.path.isdir(image):  # noqa: PTH112
+        if expand and isinstance(image, (str, os.PathLike)) and (is_remote(image) or os.path.isdir(image)):  # noqa: PTH112
             yield from find_images([image])
         else:
             yield image

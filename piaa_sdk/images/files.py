@@ -30,10 +30,11 @@ _KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
-_FOLDER_NAMED_LIKE_A_PICTURE = "a folder, not a picture"
+FOLDER_NAMED_LIKE_A_PICTURE = "a folder, not a picture"
+"""Said of a folder whose name is one for a picture."""
 
 
-def find_images(paths: Iterable[PathInput], *, recursive: bool = True) -> Iterator[Path | ImageError]:
+def find_files(paths: Iterable[PathInput], *, recursive: bool = True) -> Iterator[Path | ImageError]:
     """Find the pictures that paths lead to, folder by folder, while they are being asked for.
 
     A file that is named is taken whatever its suffix. In a folder the files with a suffix of
@@ -58,8 +59,8 @@ def find_images(paths: Iterable[PathInput], *, recursive: bool = True) -> Iterat
             yield ImageError(printable(name), _why(error))
             continue
         if stat.S_ISDIR(mode):
-            if _has_image_suffix(name):
-                yield ImageError(printable(name), _FOLDER_NAMED_LIKE_A_PICTURE)
+            if has_image_suffix(name):
+                yield ImageError(printable(name), FOLDER_NAMED_LIKE_A_PICTURE)
             yield from _walk(Path(name), recursive)
         else:
             yield Path(name)
@@ -77,7 +78,7 @@ def refuse_photo_name(path: Path) -> None:
         )
 
 
-def read_bytes(path: PathInput) -> bytes:
+def read_file(path: PathInput) -> bytes:
     """Read a picture file; a file that does not begin like a picture is not read further.
 
     Args:
@@ -125,7 +126,7 @@ def _walk(folder: Path, recursive: bool) -> Iterator[Path | ImageError]:
                 continue
             seen.add((status.st_dev, status.st_ino))
             with os.scandir(folder) as entries:
-                names = sorted((_sort_key(entry.name), entry.name, _is_folder(entry)) for entry in entries)
+                names = sorted((sort_key(entry.name), entry.name, _is_folder(entry)) for entry in entries)
         except OSError as error:
             yield ImageError(printable(str(folder)), _why(error))
             continue
@@ -135,9 +136,9 @@ def _walk(folder: Path, recursive: bool) -> Iterator[Path | ImageError]:
                 continue
             if is_folder and recursive:
                 folders.append(folder / name)
-            if _has_image_suffix(name):
+            if has_image_suffix(name):
                 path = folder / name
-                yield ImageError(printable(str(path)), _FOLDER_NAMED_LIKE_A_PICTURE) if is_folder else path
+                yield ImageError(printable(str(path)), FOLDER_NAMED_LIKE_A_PICTURE) if is_folder else path
         waiting.extend(reversed(folders))
 
 
@@ -154,11 +155,12 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _has_image_suffix(name: str) -> bool:
+def has_image_suffix(name: str) -> bool:
+    """Tell whether a name ends as those of pictures do."""
     return Path(name).suffix.lower() in IMAGE_SUFFIXES
 
 
-def _sort_key(name: str) -> tuple[str | int, ...]:
+def sort_key(name: str) -> tuple[str | int, ...]:
     """Order names regardless of case, numbers by value."""
     return tuple(
         int(part) if place % 2 else part for place, part in enumerate(_DIGITS.split(name.casefold()))
