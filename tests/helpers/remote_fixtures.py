@@ -24,9 +24,10 @@ def clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ]:
         monkeypatch.delenv(name)
     nowhere = str(tmp_path / "nowhere")
+    (tmp_path / "netrc").touch()
     settings = {
         "NO_PROXY": "*",
-        "NETRC": nowhere,
+        "NETRC": str(tmp_path / "netrc"),
         "AWS_CONFIG_FILE": nowhere,
         "AWS_SHARED_CREDENTIALS_FILE": nowhere,
         "AWS_EC2_METADATA_DISABLED": "true",
