@@ -217,19 +217,8 @@ class BucketClient:
     """Object stores: ``s3`` and ``gs``, with the credentials that their own programs use."""
 
     def __init__(self, protocol: str) -> None:
-        import fsspec
-
-        settings: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
-        if protocol == "s3":
-            settings["config_kwargs"] = {
-                "connect_timeout": CONNECT_SECONDS,
-                "read_timeout": SILENT_SECONDS,
-                "max_pool_connections": _CONNECTIONS,
-                "retries": {"total_max_attempts": 1, "mode": "standard"},  # they are made here
-            }
         self._protocol = protocol
-        self._system: Any = fsspec.get_filesystem_class(protocol)(**settings)
-        self._system.retries = 1
+        self._system: Any = _s3() if protocol == "s3" else _gs()
 
     def examine(self, url: str, calls: Calls) -> RemotePicture | None:
         """Ask for size and version of an object."""
@@ -243,14 +232,41 @@ class BucketClient:
 
     def listed(self, url: str, calls: Calls) -> list[tuple[RemotePicture, bool]]:
         """List what lies directly under a prefix."""
-        found = calls.run(self._system._ls(_place(url), detail=True), self._system.loop)
-        return [
-            (self._picture(info, f"{self._protocol}://{info['name']}"), info["type"] == "directory")
-            for info in found
-        ]
+        place = _place(url).rstrip("/")
+        listed = []
+        for info in calls.run(self._system._ls(place, detail=True), self._system.loop):
+            # The client of gs lists an object that stands for the folder as the folder in itself.
+            if self._protocol != "gs" or info["name"] != place:
+                picture = self._picture(info, f"{self._protocol}://{info['name']}")
+                listed.append((picture, info["type"] == "directory"))
+        return listed
 
     def _picture(self, info: dict[str, Any], url: str) -> RemotePicture:
         return RemotePicture(url, int(info["size"] or 0), _version(info))
+
+
+def _s3() -> Any:
+    from s3fs import S3FileSystem
+
+    system = S3FileSystem(
+        skip_instance_cache=True,
+        use_listings_cache=False,
+        config_kwargs={
+            "connect_timeout": CONNECT_SECONDS,
+            "read_timeout": SILENT_SECONDS,
+            "max_pool_connections": _CONNECTIONS,
+            "retries": {"total_max_attempts": 1, "mode": "standard"},  # requests are made again elsewhere
+        },
+    )
+    system.retries = 1
+    return system
+
+
+def _gs() -> Any:
+    # Not the class of fsspec's registry: it asks another service of Google's about every bucket first.
+    from gcsfs.core import GCSFileSystem
+
+    return GCSFileSystem(skip_instance_cache=True, use_listings_cache=False, timeout=SILENT_SECONDS)
 
 
 class _BucketBody:

@@ -109,6 +109,8 @@ def failure_of(error: BaseException) -> RemoteFailure:
         if kind.__name__ in _REASONS:
             reason, is_passing = _REASONS[kind.__name__]
             return RemoteFailure(reason, is_passing=is_passing)
+    if isinstance(error, OSError) and str(error).startswith("Forbidden"):  # how gcsfs says it
+        return RemoteFailure("no permission to read it")
     status = _status_of(error)
     if status is not None:
         return failure_of_status(status)

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
-from storage_standin import BucketStandIn, WebStandIn
+from storage_standin import BucketStandIn, GoogleStandIn, WebStandIn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,4 +56,14 @@ def bucket(clients: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[BucketSta
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
+        yield server
+
+
+@pytest.fixture
+def google(clients: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[GoogleStandIn]:
+    """Google's store with pages of three entries, asked without credentials."""
+    from fsspec.config import conf
+
+    with GoogleStandIn(page=3) as server:
+        monkeypatch.setitem(conf, "gs", {"endpoint_url": server.url, "token": "anon"})
         yield server

@@ -6,6 +6,7 @@ They keep files in memory, count what is asked of them and how much of it at onc
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import socket
 import struct
@@ -260,6 +261,54 @@ class BucketHandler(WebHandler):
             f"<KeyCount>{len(parts)}</KeyCount>{token}{''.join(parts)}</ListBucketResult>"
         )
         self.answer(200, text.encode(), {"Content-Type": "application/xml"})
+
+
+class GoogleStandIn(WebStandIn):
+    """Google's store, as far as reading goes, in its JSON; ``files`` are ``/bucket/key``."""
+
+    def __init__(self, page: int = 1000) -> None:
+        super().__init__(GoogleHandler)
+        self.page = page
+
+
+class GoogleHandler(WebHandler):
+    def serve(self, path: str) -> None:
+        query = {name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}
+        asked = re.fullmatch(r"(?:/download)?/storage/v1/b/([^/]+)/o(?:/(.+))?", path, re.DOTALL)
+        if asked is None or not any(name.startswith(f"/{asked[1]}/") for name in self.server.files):
+            self._say(404, {"error": {"code": 404, "message": "Not Found"}})
+        elif asked[2] is None:
+            self._list(asked[1], query)
+        elif (data := self.server.files.get(f"/{asked[1]}/{asked[2]}")) is None:
+            self._say(404, {"error": {"code": 404, "message": "Not Found"}})
+        elif query.get("alt") == "media":
+            self.send_file(data)
+        else:
+            self._say(200, _resource(asked[1], asked[2], data))
+
+    def _list(self, bucket: str, query: dict[str, str]) -> None:
+        entries = listing(self.server.files, f"/{bucket}/", query.get("prefix", ""), query.get("delimiter"))
+        begin = int(query.get("pageToken", "0"))
+        end = begin + min(self.server.page, int(query.get("maxResults", "1000")))
+        found = entries[begin:end]
+        answer: dict[str, Any] = {
+            "kind": "storage#objects",
+            "items": [_resource(bucket, name, data) for name, data in found if data is not None],
+            "prefixes": [name for name, data in found if data is None],
+        }
+        if end < len(entries):
+            answer["nextPageToken"] = str(end)
+        self._say(200, answer)
+
+    def _say(self, status: int, answer: dict[str, Any]) -> None:
+        self.answer(status, json.dumps(answer).encode(), {"Content-Type": "application/json"})
+
+
+def _resource(bucket: str, name: str, data: bytes) -> dict[str, Any]:
+    generation = str(int.from_bytes(hashlib.md5(data, usedforsecurity=False).digest()[:6], "big"))
+    time = "2026-01-01T00:00:00.000Z"
+    known = {"bucket": bucket, "name": name, "size": str(len(data)), "generation": generation}
+    return {**known, "etag": generation, "timeCreated": time, "updated": time}
 
 
 def listing(

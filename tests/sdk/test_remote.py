@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from remote_fixtures import bucket, clients, web
+from remote_fixtures import bucket, clients, google, web
 from storage_standin import cut, drip, reset, silent, unstated
 
 from piaa_sdk.errors import ImageError
@@ -36,9 +36,9 @@ from piaa_sdk.images.formats import HEADER_BYTES
 from piaa_sdk.images.remote_failures import failure_of
 
 if TYPE_CHECKING:
-    from storage_standin import BucketStandIn, WebStandIn
+    from storage_standin import BucketStandIn, GoogleStandIn, WebStandIn
 
-__all__ = ["bucket", "clients", "web"]  # fixtures
+__all__ = ["bucket", "clients", "google", "web"]  # fixtures
 
 PAGE = b"\n<!DOCTYPE HTML><html><title>Log in</title>" + b" " * (4 << 20)
 
@@ -497,6 +497,33 @@ def test_the_way_out_is_one(bucket: BucketStandIn, photo: bytes) -> None:
     )
     assert (completed.stdout.strip(), completed.stderr) == (str(len(photo)), "")
     assert bucket.logins == [None]
+
+
+def test_google_is_listed_and_read_like_any_bucket(google: GoogleStandIn, photo: bytes) -> None:
+    """Over several pages, with the objects that stand for folders, odd names, sizes and versions."""
+    keys = [
+        "p/10.png",
+        "p/2.png",
+        "p/1.png",
+        "p/a b+c%20#d?.png",
+        "p/deep/3.png",
+        "p/notes.txt",
+    ]
+    google.files.update({f"/b/{key}": photo for key in keys})
+    google.files.update({"/b/p/": b"", "/b/p/deep/": b""})
+    google.files["/b/p/large.png"] = data = large(photo, 3 << 20)
+    names = ["1.png", "2.png", "10.png", "a b+c%20#d?.png", "large.png", "deep/3.png"]
+    expected = [f"gs://b/p/{name}" for name in names]
+    assert found("gs://b/p/") == found("gs://b/p") == expected
+    listed = [item for item in find_images(["gs://b/p/"]) if isinstance(item, RemotePicture)]
+    assert listed[0] == examine_remote("gs://b/p/1.png")
+    assert [len(read_remote(item)[0]) for item in listed[3:5]] == [len(photo), len(data)]
+    assert read_bytes("gs://b/p/large.png") == data
+    assert len({item.version for item in listed}) == 2
+    assert reason("gs://b/none.png") == "no such file or folder there"
+    assert found("gs://nobody/p/") == ["no such file or folder there!"]
+    google.faults["/download/storage/v1/b/b/o/p/1.png"] = [403]
+    assert reason("gs://b/p/1.png").startswith("no permission to read it")
 
 
 # What is missing, and what escapes
