@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from piaa_sdk.profiles import UserProfile
     from piaa_sdk.rating_scale import RatingScale
     from piaa_sdk.results import Adaptation, Comparison, Prediction, Score, SupportSet, Verdict
-    from piaa_sdk.scorer import Scorer
+    from piaa_sdk.scorer import Scorer, score_each
 
 __version__ = "0.1.0"
 
@@ -79,6 +79,7 @@ __all__ = [
     "UserProfile",
     "Verdict",
     "__version__",
+    "score_each",
 ]
 
 _HOMES = {
@@ -94,6 +95,7 @@ _HOMES = {
     "SupportSet": "results",
     "UserProfile": "profiles",
     "Verdict": "results",
+    "score_each": "scorer",
 }
 
 

@@ -31,7 +31,11 @@ Photos = Annotated[
 Users = Annotated[
     list[str] | None,
     typer.Option(
-        "--user", "-u", metavar="NAME", help="Whose taste; none: most people's.", autocompletion=complete_user
+        "--user",
+        "-u",
+        metavar="NAME",
+        help="Whose taste; may be repeated; none: most people's.",
+        autocompletion=complete_user,
     ),
 ]
 Format = Annotated[

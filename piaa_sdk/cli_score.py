@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -27,7 +28,7 @@ from piaa_sdk.cli_options import (
 from piaa_sdk.terminal import STOPPED, count_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from piaa_sdk.array_types import ImageInput
@@ -56,65 +57,79 @@ def score(
     """Score photos and list the best first.
 
     Without --user the score is what most people would give. With --user it is what that person would
-    give, on that person's scale, with the uncertainty after the ± sign. A photo that cannot be read is
-    named and left out; all others are scored.
+    give, on that person's scale, with the uncertainty after the ± sign. Several --user are scored in one
+    pass, with a row for each. A photo that cannot be read is named and left out; all others are scored.
 
     A table is best first. Rows of csv and jsonl come as the photos do; on the screen each is written at
     once, so its percentile, the place among all photos, is empty. --output or --order score fills it in.
     """
-    if user is not None and len(user) > 1:
-        raise typer.BadParameter("one person at a time; run the command once for each", param_hint="--user")
     report_format = _settled_format(report_format, output)
     from piaa_sdk.images import display_name, find_images, is_remote, printable
     from piaa_sdk.reports import open_report
-    from piaa_sdk.row_file import RunRecord
+    from piaa_sdk.row_file import PersonRecord, RunRecord
     from piaa_sdk.row_formats import path_field
     from piaa_sdk.scorer import Scorer
 
     console: Console = context.obj
+    first, *others = dict.fromkeys(user) if user else [None]
     scorer = Scorer.from_pretrained(
-        model,
-        user=user[0] if user else None,
-        device=device,
-        cache=not no_cache,
-        workers=workers,
-        batch_size=batch_size,
+        model, user=first, device=device, cache=not no_cache, workers=workers, batch_size=batch_size
     )
-    settings: dict[str, Any] = {"user": scorer.user, "model": model, "recursive": recursive, "top": top}
-    settings["photos"] = [path_field(display_name(path, 0)) for path in photos]
-    record = RunRecord.of(scorer.bundle, scorer.scale, settings)
+    scorers = [scorer, *(scorer.for_user(name) for name in others if name is not None)]
     paths = _listed(photos)
-    # Walking the folders twice is quick, unless they are elsewhere; holding every path is not free.
-    is_counted = console.shows_progress and not any(map(is_remote, paths))
-    total = sum(1 for _ in find_images(paths, recursive=recursive)) if is_counted else None
+    settings: dict[str, Any] = {"model": model, "recursive": recursive, "top": top}
+    settings["photos"] = [path_field(display_name(path, 0)) for path in photos]
+    people = [PersonRecord(one.user, one.scale, one.scorer_id) for one in scorers]
+    record = RunRecord.of(scorer.bundle, people, settings)
+    is_counted = console.shows_progress and not any(map(is_remote, paths))  # listing those twice costs
+    count = _Count(find_images(paths, recursive=recursive)) if is_counted else None
     with open_report(
         record, report_format, stdout=sys.stdout, output=output, order=order, top=top, replace=force
     ) as report:
         if report.set_aside:
             earlier = printable(str(report.set_aside))
             console.warn(f"rows of an earlier run that was stopped are kept in {earlier}")
-        _score_into(report, scorer, find_images(paths, recursive=recursive), console, total, output)
+        _score_into(report, scorers, find_images(paths, recursive=recursive), console, count, output)
+
+
+class _Count:
+    """Counts photos while they are scored already: a large library takes a while to walk through."""
+
+    def __init__(self, photos: Iterable[object]) -> None:
+        self._total: int | None = None
+        self._photos = photos
+        threading.Thread(target=self._run, name="piaa-count", daemon=True).start()
+
+    def __call__(self) -> int | None:
+        """Return how many there are; None as long as nobody knows."""
+        return self._total
+
+    def _run(self) -> None:
+        self._total = sum(1 for _ in self._photos)
 
 
 def _score_into(
     report: Report,
-    scorer: Scorer,
+    scorers: Sequence[Scorer],
     images: Iterable[ImageInput | ImageError],
     console: Console,
-    total: int | None,
+    total: Callable[[], int | None] | None,
     output: Path | None,
 ) -> None:
     from piaa_sdk.images import printable
+    from piaa_sdk.scorer import score_each
 
     scored = failed = 0
     try:
-        for result in console.track(scorer.iter_scores(images), total):
-            report.add(result)
-            if result.error is None:
+        for scores in console.track(score_each(scorers, images), total):
+            for score in scores:
+                report.add(score)
+            error = next((score.error for score in scores if score.error is not None), None)
+            if error is None:
                 scored += 1
             else:
                 failed += 1
-                console.say(f"skipped: {printable(result.image)}: {printable(result.error.reason)}")
+                console.say(f"skipped: {printable(scores[0].image)}: {printable(error.reason)}")
         if not scored + failed:
             console.say("error: no photos found; name photos, or folders that hold some")
             raise typer.Exit(1)
@@ -124,15 +139,22 @@ def _score_into(
         kept = f"; their rows are kept in {printable(str(report.partial))}" if has_rows else ""
         console.say(f"stopped after {count_of(scored + failed, 'photo')}{kept}")
         raise typer.Exit(STOPPED) from None
-    whose = f"for {printable(scorer.user)}" if scorer.user is not None else "the way most people would"
     counted = f"{scored:,} of {count_of(scored + failed, 'photo')}" if failed else count_of(scored, "photo")
     console.say(
-        f"scored {counted} {whose}, scale {scorer.scale}"
+        f"scored {counted} {_for_whom(scorers)}"
         + (f"; {failed:,} could not be read" if failed else "")
         + (f"; wrote {printable(str(output))}" if output else "")
     )
     if failed:
         raise typer.Exit(1)
+
+
+def _for_whom(scorers: Sequence[Scorer]) -> str:
+    from piaa_sdk.images import printable
+
+    if scorers[0].user is None:
+        return f"the way most people would, scale {scorers[0].scale}"
+    return "for " + " and ".join(f"{printable(str(one.user))}, scale {one.scale}" for one in scorers)
 
 
 def _settled_format(stated: ReportFormat | None, output: Path | None) -> ReportFormat:

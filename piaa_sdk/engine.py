@@ -17,7 +17,7 @@ from piaa_sdk.images import find_images, is_remote
 from piaa_sdk.pipeline import embed_images
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterable, Iterator
 
     from piaa_sdk.array_types import ImageInput, PathInput
     from piaa_sdk.bundle import ModelBundle
@@ -88,7 +88,7 @@ class Engine:
 
     def embed(
         self, images: ImageInput | Iterable[ImageInput | ImageError], *, expand: bool = True
-    ) -> Iterator[EmbeddedImage]:
+    ) -> Generator[EmbeddedImage, None, None]:
         """Embed pictures, in the order of the input.
 
         Args:
@@ -96,27 +96,35 @@ class Engine:
                 errors.
             expand: Whether folders are walked.
         """
-        listed = _listed([images] if _is_one(images) else images, expand=expand)  # type: ignore[arg-type, list-item]
         return embed_images(
             self.backbone,
             self.bundle.preprocessing,
-            listed,
+            pictures_of(images, expand=expand),
             cache=self.cache,
             workers=self._workers,
             batch_size=self._batch_size,
         )
 
 
-def _is_one(images: object) -> bool:
-    from PIL import Image
+def pictures_of(
+    images: ImageInput | Iterable[ImageInput | ImageError], *, expand: bool = True
+) -> Iterator[ImageInput | ImageError]:
+    """Go through what pictures were given as, one picture after the other.
 
-    return isinstance(images, (str, os.PathLike, bytes, Image.Image, np.ndarray))
-
-
-def _listed(images: Iterable[ImageInput | ImageError], *, expand: bool) -> Iterator[ImageInput | ImageError]:
-    for image in images:
+    Args:
+        images: A picture, a folder of pictures, or any iterable of both and of errors.
+        expand: Whether folders are walked.
+    """
+    given: Iterable[ImageInput | ImageError] = [images] if _is_one(images) else images  # type: ignore[assignment, list-item]
+    for image in given:
         # Path.is_dir() raises where a name is too long or its folder may not be entered.
         if expand and isinstance(image, (str, os.PathLike)) and (is_remote(image) or os.path.isdir(image)):  # noqa: PTH112
             yield from find_images([image])
         else:
             yield image
+
+
+def _is_one(images: object) -> bool:
+    from PIL import Image
+
+    return isinstance(images, (str, os.PathLike, bytes, Image.Image, np.ndarray))

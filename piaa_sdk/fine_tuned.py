@@ -137,23 +137,26 @@ class FineTunedHead:
                 f"{_LARGEST_STD:g}; personalize again with --method finetune --replace"
             )
 
-    def predict(self, embeddings: FloatArray) -> tuple[FloatArray, FloatArray, None]:
+    def predict(
+        self, embeddings: FloatArray, raw: FloatArray | None = None
+    ) -> tuple[FloatArray, FloatArray, None]:
         """Score embeddings (N, D) for this person: scores and standard deviations, (N,) each, [0, 1] units.
 
         The third is what more ratings could remove of the standard deviation, which is not known here.
+        ``raw`` is what ``prior.raw`` gives for them, where it is known.
         """
-        scores = self.prior.generic(embeddings)
+        scores = self.prior.generic_of(self.prior.raw(embeddings) if raw is None else raw)
         return scores, np.full(len(scores), self.std), None
+
+    def to_tensors(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the tensors that, with the graph, :func:`unpack` reads."""
+        tensors = {_PRIOR_PREFIX + name: tensor for name, tensor in self.prior.to_tensors().items()}
+        return {**tensors, _STD: np.array(self.std, dtype=np.float64)}
 
 
 def pack(graph: bytes, head: FineTunedHead) -> dict[str, npt.NDArray[Any]]:
     """Return the tensors of a profile that hold a person's own network; :func:`unpack` reads them."""
-    tensors = {_PRIOR_PREFIX + name: tensor for name, tensor in head.prior.to_tensors().items()}
-    return {
-        **tensors,
-        _GRAPH: np.frombuffer(graph, dtype=np.uint8),
-        _STD: np.array(head.std, dtype=np.float64),
-    }
+    return {**head.to_tensors(), _GRAPH: np.frombuffer(graph, dtype=np.uint8)}
 
 
 def unpack(tensors: Mapping[str, npt.NDArray[Any]]) -> tuple[bytes, FineTunedHead]:

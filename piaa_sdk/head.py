@@ -64,7 +64,7 @@ class AdaptationGrid:
             raise ModelFormatError("every noise of the grid of the prior must be above 0")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Prior:
     """What many people's ratings taught, before a person has rated anything.
 
@@ -207,8 +207,12 @@ class Prior:
         Returns:
             (N,), [0, 1] units of the bundle's scale, not clipped.
         """
-        raw = self.raw(embeddings)
-        return _sigmoid(raw) if self.is_squashed else self.generic_mean + self.generic_std * raw
+        return self.generic_of(self.raw(embeddings))
+
+    def generic_of(self, raw: FloatArray) -> Float64Array:
+        """Turn the sums of :meth:`raw`, (N,), into what :meth:`generic` gives for the same pictures."""
+        sums = _wide(raw)
+        return _sigmoid(sums) if self.is_squashed else self.generic_mean + self.generic_std * sums
 
     def standardized(self, embeddings: FloatArray) -> Float64Array:
         """Compute p, the generic score with mean 0 and standard deviation 1 over the training pictures.
@@ -219,8 +223,12 @@ class Prior:
         Returns:
             (N,).
         """
-        raw = self.raw(embeddings)
-        return (_sigmoid(raw) - self.generic_mean) / self.generic_std if self.is_squashed else raw
+        return self.standardized_of(self.raw(embeddings))
+
+    def standardized_of(self, raw: FloatArray) -> Float64Array:
+        """Turn the sums of :meth:`raw`, (N,), into what :meth:`standardized` gives for the same pictures."""
+        sums = _wide(raw)
+        return (_sigmoid(sums) - self.generic_mean) / self.generic_std if self.is_squashed else sums
 
     def raw(self, embeddings: FloatArray) -> Float64Array:
         """Compute the sum of the generic head: p, or the logit of the score if it is squashed.
@@ -234,13 +242,18 @@ class Prior:
         Returns:
             (N,).
         """
-        metric, centers, weights = map(_wide, (self.generic_metric, self.centers, self.center_weights))
-        line = _wide(self.linear_weights)
+        metric, centers, weights, line = self._generic_tensors
         sums = np.zeros(len(embeddings))
         for rows, block in _blocks(embeddings):
             kernels = arc_cosine_kernel(block * metric, centers, self.arc_bias)
             sums[rows] = (kernels @ weights + block @ line)[: len(sums[rows])]
         return sums + self.center_offset
+
+    @cached_property
+    def _generic_tensors(self) -> tuple[Float64Array, ...]:
+        """The generic head's metric, centres, weights and line as float64, converted once."""
+        stored = (self.generic_metric, self.centers, self.center_weights, self.linear_weights)
+        return tuple(map(_wide, stored))
 
     def kernels(self, first: FloatArray, second: FloatArray) -> tuple[Float64Array, Float64Array]:
         """Compare pictures.
@@ -293,19 +306,24 @@ class PersonalHead:
     weights: FloatArray
     variances: FloatArray
 
-    def predict(self, embeddings: FloatArray) -> tuple[Float64Array, Float64Array, Float64Array]:
+    def predict(
+        self, embeddings: FloatArray, raw: FloatArray | None = None
+    ) -> tuple[Float64Array, Float64Array, Float64Array]:
         """Score pictures for this person.
 
         Args:
             embeddings: (N, D).
+            raw: (N,) what ``prior.raw`` gives for them, where it is known: several persons share it.
 
         Returns:
             Score, predictive standard deviation with rating noise, and its part without, (N,) each, in
             [0, 1] units of the person's scale; not clipped.
         """
         mean, latent, noise = np.zeros((3, len(embeddings)))
+        generic = self.prior.standardized_of(self.prior.raw(embeddings) if raw is None else raw)
         for rows, block in _blocks(embeddings):
-            for whole, part in zip((mean, latent, noise), self._predict(block), strict=True):
+            padded = np.pad(generic[rows], (0, len(block) - len(generic[rows])))
+            for whole, part in zip((mean, latent, noise), self._predict(block, padded), strict=True):
                 whole[rows] = part[: len(whole[rows])]
         factor = self.prior.std_factor
         return mean, factor * np.sqrt(latent + noise), factor * np.sqrt(latent)
@@ -359,38 +377,36 @@ class PersonalHead:
             raise ProfileFormatError("the stored head holds impossible numbers; refit the profile")
         return cls(prior, embeddings, components, weights, variances)
 
-    def _predict(self, embeddings: Float64Array) -> tuple[Float64Array, Float64Array, Float64Array]:
+    def _predict(
+        self, embeddings: Float64Array, generic: Float64Array
+    ) -> tuple[Float64Array, Float64Array, Float64Array]:
         prior = self.prior
-        generic = prior.standardized(embeddings)
         straight, curved = prior.kernels(embeddings, self.embeddings)
         own_straight = _squared_lengths(embeddings) * prior.linear_scale
-        means, latents = [], []
-        noise = np.zeros(len(embeddings))
-        blends: dict[tuple[float, float], tuple[Float64Array, Float64Array]] = {}
-        for component, weights, variance in zip(self.components, self.weights, self.variances, strict=True):
-            share, slope, slope_variance, noise_ratio, weight = component
+        shares = self.components[:, 4]
+        means, latents = np.empty((2, len(self.components), len(embeddings)))
+        for rows in self._blends:  # components differ in noise more than in share and slope
+            share, slope, slope_variance, _, _ = self.components[rows[0]]
             values, vectors = self.spectrum_of(share, slope_variance)
-            if (share, slope_variance) not in blends:  # components differ in noise more than in these
-                cross = _blend(
-                    straight,
-                    curved,
-                    share,
-                    slope_variance,
-                    prior.offset_variance,
-                    generic,
-                    self.known_generic,
-                )
-                blends[share, slope_variance] = cross, (cross @ vectors) ** 2
-            cross, projected = blends[share, slope_variance]
-            own = share * own_straight + (1 - share) + slope_variance * generic**2 + prior.offset_variance
-            explained = projected @ (1 / (values + noise_ratio))
-            means.append(prior.offset_mean + prior.slope_unit * slope * generic + cross @ weights)
-            latents.append(variance * np.maximum(own - explained, 0))
-            noise += weight * variance * noise_ratio
-        share_of = self.components[:, 4]
-        mean = share_of @ np.array(means)
-        spread = share_of @ (np.array(means) - mean) ** 2
-        return mean, share_of @ np.array(latents) + spread, noise
+            offset = prior.offset_variance
+            cross = _blend(straight, curved, share, slope_variance, offset, generic, self.known_generic)
+            own = share * own_straight + (1 - share) + slope_variance * generic**2 + offset
+            explained = (1 / (values + self.components[rows, 3, None])) @ ((cross @ vectors) ** 2).T
+            means[rows] = self.weights[rows] @ cross.T + (
+                prior.offset_mean + prior.slope_unit * slope * generic
+            )
+            latents[rows] = self.variances[rows, None] * np.maximum(own - explained, 0)
+        mean = shares @ means
+        spread = shares @ (means - mean) ** 2
+        noise = float(shares @ (self.variances * self.components[:, 3]))
+        return mean, shares @ latents + spread, np.full(len(embeddings), noise)
+
+    @cached_property
+    def _blends(self) -> list[npt.NDArray[np.intp]]:
+        """The components that share their covariance: rows of each share, slope and variance of the slope."""
+        _, numbers = np.unique(self.components[:, :3], axis=0, return_inverse=True)
+        numbers = numbers.reshape(-1)
+        return [np.flatnonzero(numbers == number) for number in range(numbers.max() + 1)]
 
     @cached_property
     def known_generic(self) -> Float64Array:
@@ -481,10 +497,17 @@ def _blend(
 
 def arc_cosine_kernel(first: Float64Array, second: Float64Array, bias: float) -> Float64Array:
     """Compare (N, D) with (J, D) by the arc-cosine kernel of order 1 (Cho and Saul 2009): (N, J)."""
-    lengths = np.sqrt(np.outer(_squared_lengths(first) + bias, _squared_lengths(second) + bias))
-    cosine = np.clip((first @ second.T + bias) / lengths, -1, 1)
-    angle = np.arccos(cosine)
-    product: Float64Array = lengths * (np.sin(angle) + (np.pi - angle) * cosine) / np.pi
+    lengths = np.outer(np.sqrt(_squared_lengths(first) + bias), np.sqrt(_squared_lengths(second) + bias))
+    cosine = first @ second.T
+    cosine += bias
+    cosine /= lengths
+    np.clip(cosine, -1, 1, out=cosine)
+    sine = np.sqrt((1 - cosine) * (1 + cosine))
+    product: Float64Array = np.arccos(-cosine)  # pi minus the angle
+    product *= cosine
+    product += sine
+    product *= lengths
+    product /= np.pi
     return product
 
 

@@ -203,7 +203,7 @@ class _CollectedReport:
 
     def _write_file(self, rows: Rows, file: BinaryIO) -> None:
         if self._format is ReportFormat.TABLE:
-            for line in table_lines(rows, TableStyle(decimals=decimals_for(self._run.scale))):
+            for line in table_lines(rows, TableStyle(self._decimals)):
                 file.write(f"{line}\n".encode())
         else:
             _WRITERS[self._format](rows, file)
@@ -214,10 +214,14 @@ class _CollectedReport:
                 _WRITERS[self._format](rows, self._stdout.buffer)
             elif len(rows):
                 is_ascii = not can_show(self._stdout, "★☆±…")
-                style = TableStyle(decimals_for(self._run.scale), columns_of(self._stdout), is_ascii)
+                style = TableStyle(self._decimals, columns_of(self._stdout), is_ascii)
                 for line in table_lines(rows, style):
                     self._stdout.write(f"{line}\n")
             self._stdout.flush()
+
+    @property
+    def _decimals(self) -> int:
+        return max(decimals_for(person.scale) for person in self._run.people)
 
     def _kept(self) -> str:
         return "" if self.partial is None else f"; the rows are kept in {printable(str(self.partial))}"

@@ -24,15 +24,35 @@ from piaa_sdk.images import printable
 from piaa_sdk.row_formats import Row, jsonl_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from piaa_sdk.bundle import ModelBundle
     from piaa_sdk.rating_scale import RatingScale
     from piaa_sdk.row_formats import Rows
 
-PARTIAL_FORMAT_VERSION = 1
+PARTIAL_FORMAT_VERSION = 2
 """Layout of ``FILE.partial``."""
+
+
+@dataclass(frozen=True, slots=True)
+class PersonRecord:
+    """Whose scores the rows of a run hold.
+
+    Attributes:
+        user: Name of the person, None for the generic score alone.
+        scale: Units of the scores.
+        scorer_id: Digest of all that decides the scores, hex.
+    """
+
+    user: str | None
+    scale: RatingScale
+    scorer_id: str
+
+    def to_json(self) -> Row:
+        """Return this part of the header of ``FILE.partial``."""
+        scale = [self.scale.low, self.scale.high]
+        return {"user": self.user, "rating_scale": scale, "scorer_id": self.scorer_id}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +63,22 @@ class RunRecord:
         bundle_id: Name of the bundle.
         bundle_revision: Its revision, hex.
         embedding_id: What its embeddings can be compared with, hex.
-        scale: Units of the scores.
+        people: Whose scores, in the order of the rows of one picture; at least one.
         settings: How the run was called; JSON values.
     """
 
     bundle_id: str
     bundle_revision: str
     embedding_id: str
-    scale: RatingScale
+    people: tuple[PersonRecord, ...]
     settings: Mapping[str, object] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, bundle: ModelBundle, scale: RatingScale, settings: Mapping[str, object]) -> RunRecord:
-        """Make the record of a run with a bundle, whose scores are on a scale."""
-        return cls(bundle.bundle_id, bundle.bundle_revision, bundle.embedding_id, scale, settings)
+    def of(
+        cls, bundle: ModelBundle, people: Iterable[PersonRecord], settings: Mapping[str, object]
+    ) -> RunRecord:
+        """Make the record of a run with a bundle, for some persons."""
+        return cls(bundle.bundle_id, bundle.bundle_revision, bundle.embedding_id, tuple(people), settings)
 
     def to_json(self) -> Row:
         """Return the header of ``FILE.partial``."""
@@ -66,7 +88,7 @@ class RunRecord:
             "bundle_id": self.bundle_id,
             "bundle_revision": self.bundle_revision,
             "embedding_id": self.embedding_id,
-            "rating_scale": [self.scale.low, self.scale.high],
+            "people": [person.to_json() for person in self.people],
             "settings": dict(self.settings),
         }
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import count
+from itertools import chain, count, tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
@@ -15,7 +18,8 @@ import numpy as np
 from piaa_sdk.adaptation import adapt, adaptation_of, judge
 from piaa_sdk.bundle import EMBEDDED_FOLDER
 from piaa_sdk.choices import Method
-from piaa_sdk.engine import Engine
+from piaa_sdk.devices import cpu_count, single_threaded_products
+from piaa_sdk.engine import Engine, pictures_of
 from piaa_sdk.errors import (
     ImageError,
     ModelFormatError,
@@ -74,7 +78,8 @@ _LARGEST_DIFFERENCE = 5e-3
 """Between torch and a graph whose embedding is rounded to float16, share of the scale."""
 
 _TOGETHER = 256  # embeddings that are turned into scores at once
-_HOLD_SECONDS = 0.02  # how long one waits for others to be scored with
+_PART = 64  # of them in one thread
+_HOLD_SECONDS = 0.05  # how long one waits for others to be scored with
 
 
 class Scorer:
@@ -169,6 +174,19 @@ class Scorer:
         person = None if user is None else _person(engine, user, token, local_files_only)
         return cls(engine, person, access=_Access(token, local_files_only))
 
+    def for_user(self, user: str) -> Self:
+        """Return the scorer of another person with the same model, which is not loaded again.
+
+        Args:
+            user: As for :meth:`from_pretrained`.
+
+        Raises:
+            ProfileNotFoundError: Nobody of that name is stored, or published beside the bundle.
+            ProfileMismatchError: The profile was made for another bundle; the message says how to refit it.
+        """
+        person = _person(self._base, user, self._access.token, self._access.is_local)
+        return type(self)(self._base, person, access=self._access)
+
     def __repr__(self) -> str:
         whose = f"user={self.user!r}" if self.user else "generic" if self._person is None else "personal"
         revision = self.bundle.bundle_revision[:12]
@@ -178,6 +196,20 @@ class Scorer:
     def device(self) -> str:
         """The device that pictures are embedded on."""
         return self._engine.backbone.device
+
+    @cached_property
+    def scorer_id(self) -> str:
+        """Digest of all that decides the scores, hex: the model, the scale and what was learned."""
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(f"{self.bundle.bundle_revision} {self.bundle.embedding_id} {self.scale}".encode())
+        head = None if self._person is None else self._person.head
+        tensors = {} if head is None else head.to_tensors()
+        if isinstance(head, PersonalHead):
+            tensors["embeddings"] = head.embeddings
+        for name, tensor in sorted(tensors.items()):
+            digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
+            digest.update(np.ascontiguousarray(tensor).tobytes())
+        return digest.hexdigest()
 
     @cached_property
     def adaptation(self) -> Adaptation | None:
@@ -222,15 +254,8 @@ class Scorer:
         Returns:
             An iterator in the order of the input. Closing it stops the work.
         """
-        waiting: list[EmbeddedImage] = []
-        due = time.monotonic() + _HOLD_SECONDS
-        for embedded in self._engine.embed(images):
-            waiting.append(embedded)
-            if len(waiting) >= _TOGETHER or time.monotonic() >= due:
-                yield from self._scores(waiting)
-                waiting = []
-                due = time.monotonic() + _HOLD_SECONDS
-        yield from self._scores(waiting)
+        for (score,) in score_each([self], images):
+            yield score
 
     def embed(self, images: ImageInput | Iterable[ImageInput]) -> FloatArray:
         """Compute the embeddings that everything else is learned from.
@@ -290,13 +315,17 @@ class Scorer:
         embeddings = np.asarray(embeddings)
         if embeddings.ndim != 2 or embeddings.shape[1] != self.bundle.embedding_dim:
             raise ValueError(f"embeddings are {embeddings.shape}, must be (N, {self.bundle.embedding_dim})")
+        return self._predicted(embeddings, self._engine.prior.raw(embeddings))
+
+    def _predicted(self, embeddings: FloatArray, raw: FloatArray) -> Prediction:
+        """Score embeddings, (N, D), of which the sums of the generic head, (N,), are known."""
         person, scale = self._person, self.scale
         generic = None
         if person is None or person.engine is None:
-            generic = scale.from_unit(self._engine.prior.generic(embeddings))
+            generic = scale.from_unit(self._engine.prior.generic_of(raw))
         if person is None:
             return Prediction(generic)
-        mean, std, latent_std = person.head.predict(embeddings)
+        mean, std, latent_std = person.head.predict(embeddings, raw)
         return Prediction(
             generic,
             scale.from_unit(mean),
@@ -617,27 +646,98 @@ class Scorer:
             embeddings.append(_embedding(embedded))
         return np.stack(embeddings)
 
-    def _scores(self, embedded: Sequence[EmbeddedImage]) -> Iterator[Score]:
-        readable = [item.embedding for item in embedded if item.embedding is not None]
-        if not readable:
-            yield from (Score(item.source, self.user, error=item.error) for item in embedded)
+    def _scores(self, read: _Read) -> Iterator[Score]:
+        """Score pictures that were read together."""
+        if read.embeddings is None or read.raw is None:
+            yield from (Score(item.source, self.user, error=item.error) for item in read.items)
             return
-        prediction = self.predict(np.stack(readable))
-        row = 0
-        for item in embedded:
+        prediction = self._predicted(read.embeddings, read.raw)
+        stars = self.scale.stars
+        columns = [
+            [None] * len(read.embeddings) if values is None else values.tolist()
+            for values in (prediction.generic, prediction.personal, prediction.std, prediction.latent_std)
+        ]
+        rows = zip(*columns, prediction.value.tolist(), strict=True)
+        for item in read.items:
             if item.embedding is None:
                 yield Score(item.source, self.user, error=item.error)
                 continue
-            yield Score(
-                image=item.source,
-                user=self.user,
-                generic=_at(prediction.generic, row),
-                personal=_at(prediction.personal, row),
-                std=_at(prediction.std, row),
-                latent_std=_at(prediction.latent_std, row),
-                stars=self.scale.stars(float(prediction.value[row])),
-            )
-            row += 1
+            generic, personal, std, latent_std, value = next(rows)
+            yield Score(item.source, self.user, generic, personal, std, latent_std, stars(value))
+
+
+def score_each(
+    scorers: Sequence[Scorer], images: ImageInput | Iterable[ImageInput | ImageError]
+) -> Iterator[tuple[Score, ...]]:
+    """Score pictures for several persons in one pass: each picture is opened and embedded once.
+
+    Scorers of one model share its network when they come from one another, by :meth:`Scorer.for_user`. A
+    network of a person's own reads the pictures once more.
+
+    Args:
+        scorers: One for each person; at least one.
+        images: As for :meth:`Scorer.iter_scores`.
+
+    Returns:
+        An iterator in the order of the input: for each picture one Score of each scorer, in their order.
+        Closing it stops the work.
+    """
+    engines = list(dict.fromkeys(scorer._engine for scorer in scorers))
+    branches = tee(pictures_of(images), len(engines))
+    with ExitStack() as stack:
+        threads = stack.enter_context(ThreadPoolExecutor(cpu_count(), thread_name_prefix="piaa-head"))
+        streams = [
+            stack.enter_context(closing(engine.embed(branch, expand=False)))
+            for engine, branch in zip(engines, branches, strict=True)
+        ]
+        waiting: list[tuple[EmbeddedImage, ...]] = []
+        due = time.monotonic() + _HOLD_SECONDS
+        for embedded in zip(*streams, strict=True):
+            waiting.append(embedded)
+            if len(waiting) >= _TOGETHER or time.monotonic() >= due:
+                yield from _scores_of(scorers, engines, waiting, threads)
+                waiting = []
+                due = time.monotonic() + _HOLD_SECONDS
+        yield from _scores_of(scorers, engines, waiting, threads)
+
+
+def _scores_of(
+    scorers: Sequence[Scorer],
+    engines: Sequence[Engine],
+    rows: Sequence[tuple[EmbeddedImage, ...]],
+    threads: ThreadPoolExecutor,
+) -> list[tuple[Score, ...]]:
+    """Score pictures, each of which every engine has embedded, on all cores if they are many."""
+
+    def scored(part: Sequence[tuple[EmbeddedImage, ...]]) -> list[tuple[Score, ...]]:
+        columns = zip(engines, zip(*part, strict=True), strict=True)
+        read = {engine: _Read.of(engine, items) for engine, items in columns}
+        return list(zip(*(scorer._scores(read[scorer._engine]) for scorer in scorers), strict=True))
+
+    parts = [rows[start : start + _PART] for start in range(0, len(rows), _PART)]
+    with single_threaded_products:
+        return list(chain.from_iterable((threads.map if len(parts) > 1 else map)(scored, parts)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Read:
+    """Pictures that one network has embedded, and what all persons share of the work on them.
+
+    ``embeddings``, (N, D), and the sums of the generic head, ``raw`` (N,), are those of the pictures that
+    could be read; None if none could.
+    """
+
+    items: Sequence[EmbeddedImage]
+    embeddings: FloatArray | None
+    raw: FloatArray | None
+
+    @classmethod
+    def of(cls, engine: Engine, items: Sequence[EmbeddedImage]) -> _Read:
+        readable = [item.embedding for item in items if item.embedding is not None]
+        if not readable:
+            return cls(items, None, None)
+        embeddings = np.stack(readable)
+        return cls(items, embeddings, engine.prior.raw(embeddings))
 
 
 @dataclass(frozen=True, slots=True)
@@ -803,10 +903,6 @@ def _names(rows: Sequence[Rating], known: UserProfile | None) -> tuple[str, ...]
 
 def _ends(scale: tuple[float, float] | RatingScale) -> tuple[float, float]:
     return (scale.low, scale.high) if isinstance(scale, RatingScale) else scale
-
-
-def _at(values: FloatArray | None, row: int) -> float | None:
-    return None if values is None else float(values[row])
 
 
 def _with_percentile(score: Score, percentile: float) -> Score:

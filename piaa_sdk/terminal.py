@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 from piaa_sdk.errors import OutputError, PiaaWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 Item = TypeVar("Item")
 
@@ -139,12 +139,14 @@ class Console:
                 self._warned.add(text)
                 self.say(f"warning: {text}")
 
-    def track(self, items: Iterable[Item], total: int | None, what: str = "photos") -> Iterator[Item]:
+    def track(
+        self, items: Iterable[Item], total: int | Callable[[], int | None] | None, what: str = "photos"
+    ) -> Iterator[Item]:
         """Pass items through and show how many there were, how fast, and how long the rest takes.
 
         Args:
             items: What is waited for.
-            total: How many there will be; None if nobody knows.
+            total: How many there will be, or who to ask each time; None if nobody knows.
             what: What they are, plural.
         """
         if not self.shows_progress:
@@ -156,7 +158,8 @@ class Console:
                 now = time.monotonic()
                 if now - updated >= _SECONDS_BETWEEN_UPDATES:
                     updated = now
-                    self._show(progress_text(count, total, now - started, what))
+                    expected = total() if callable(total) else total
+                    self._show(progress_text(count, expected, now - started, what))
                 yield item
         finally:
             self._show("")

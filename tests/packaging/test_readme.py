@@ -74,13 +74,16 @@ def test_readme_python_runs(
         shutil.copyfile(picture, tmp_path / name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PIAA_HOME", str(tmp_path / "home"))
+    Scorer.from_pretrained().personalize("ratings.csv", user="tom")
     code = next(block for block in blocks("python") if "scorer.personalize(" in block)
 
     exec(compile(code, "README.md", "exec"), names := {"__name__": "readme"})
 
     assert len(names["personal"]) == len(names["std"]) == len(pictures)
     printed = capsys.readouterr().out.splitlines()
-    assert [line.split()[-1] for line in printed[-len(pictures) :]] == ["None"] * len(pictures)
+    together, alone = printed[-len(pictures) :], printed[-2 * len(pictures) : -len(pictures)]
+    assert [line.split()[-1] for line in alone] == ["None"] * len(pictures)
+    assert all(line.split()[-1] == line.split()[-2] for line in together), "both have the same ratings"
 
 
 def test_readme_graph_runs_without_this_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from piaa_sdk.choices import ReportFormat
 from piaa_sdk.cli import app
 from piaa_sdk.cli_score import _score_into
 from piaa_sdk.reports import open_report
-from piaa_sdk.row_file import RunRecord
+from piaa_sdk.row_file import PersonRecord, RunRecord
 from piaa_sdk.terminal import Console
 
 if TYPE_CHECKING:
@@ -95,6 +95,28 @@ def test_a_file_is_written_as_its_name_says(photos: list[Path], tmp_path: Path, 
         assert [row["path"] for row in rows] == [str(photo) for photo in photos]
         assert max(float(row["percentile"]) for row in rows) == 100
     assert not list(tmp_path.glob("*.partial*"))
+
+
+def test_each_photo_has_a_row_for_each_person(ratings: Path, photos: list[Path], tmp_path: Path) -> None:
+    run("personalize", ratings, "--user", "ann", "--scale", "1", "5")
+    ratings.write_text(ratings.read_text().replace(",5", ",6"))
+    run("personalize", ratings, "--user", "bob", "--scale", "1", "7")
+    people = ("--user", "bob", "--user", "ann", "--user", "bob")
+    told = run("score", *photos, *people, "--output", tmp_path / "both.csv").stderr
+    assert "scored 12 photos for bob, scale 1 to 7 and ann, scale 1 to 5; wrote" in told
+    rows = rows_of((tmp_path / "both.csv").read_text(encoding="utf-8"))
+    assert [(row["path"], row["user"]) for row in rows] == [
+        (str(photo), user) for photo in photos for user in ("bob", "ann")
+    ]
+    for user in ("ann", "bob"):
+        run("score", *photos, "--user", user, "--output", tmp_path / "one.csv")
+        alone = rows_of((tmp_path / "one.csv").read_text(encoding="utf-8"))
+        assert [row for row in rows if row["user"] == user] == alone
+
+
+def test_a_missing_person_is_named_before_photos_are_opened(ratings: Path, photos: list[Path]) -> None:
+    run("personalize", ratings, "--user", "ann")
+    assert "'bob'" in run("score", *photos, "--user", "ann", "--user", "bob", code=1).stderr
 
 
 def test_rows_stream_in_the_order_of_the_photos_or_best_first(photos: list[Path]) -> None:
@@ -174,7 +196,6 @@ def test_a_folder_without_photos_is_said(tmp_path: Path) -> None:
         (("score", "x.jpg", "--format", "parquet"), "--output"),
         (("score", "x.jpg", "--output", "scores.xls"), ".csv, .jsonl, .parquet or .txt"),
         (("score", "x.jpg", "--top", "0"), "--top"),
-        (("score", "x.jpg", "--user", "ann", "--user", "bob"), "one person at a time"),
         (("personalize", "ratings.csv", "--add", "--replace"), "not both"),
         (("personalize", "ratings.csv", "--scale", "1"), "--scale"),
         (("users", "steal", "ann"), "steal"),
@@ -513,12 +534,12 @@ def test_stopped_before_the_first_row_claims_no_rows(tmp_path: Path) -> None:
         yield
 
     scorer, told, output = Scorer.from_pretrained(), io.StringIO(), tmp_path / "scores.csv"
-    record = RunRecord.of(scorer.bundle, scorer.scale, {})
+    record = RunRecord.of(scorer.bundle, [PersonRecord(None, scorer.scale, scorer.scorer_id)], {})
     with (
         open_report(record, ReportFormat.CSV, stdout=sys.stdout, output=output) as report,
         pytest.raises(typer.Exit) as stopped,
     ):
-        _score_into(report, scorer, interrupted(), Console(told), None, output)
+        _score_into(report, [scorer], interrupted(), Console(told), None, output)
     assert stopped.value.exit_code == 130
     assert told.getvalue() == "stopped after 0 photos\n"
     assert list(tmp_path.iterdir()) == []

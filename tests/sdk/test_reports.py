@@ -22,7 +22,7 @@ from piaa_sdk.errors import ImageError, MissingDependencyError, OutputError
 from piaa_sdk.rating_scale import RatingScale
 from piaa_sdk.reports import decimals_for, format_for, open_report
 from piaa_sdk.results import Score
-from piaa_sdk.row_file import RowFile, RowIndex, RunRecord
+from piaa_sdk.row_file import PersonRecord, RowFile, RowIndex, RunRecord
 from piaa_sdk.row_formats import (
     FIELDS,
     TableStyle,
@@ -36,7 +36,13 @@ from piaa_sdk.row_formats import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-RUN = RunRecord("piaa-test", "ab" * 32, "cd" * 32, RatingScale(1, 5), {"photos": ["holiday"]})
+RUN = RunRecord(
+    "piaa-test",
+    "ab" * 32,
+    "cd" * 32,
+    (PersonRecord(None, RatingScale(1, 5), "ef" * 16),),
+    {"photos": ["holiday"]},
+)
 
 SCORES = [
     Score("b.jpg", "mira", generic=3.0, personal=2.0, std=0.5, stars=2),
@@ -289,7 +295,7 @@ def test_an_interrupted_run_leaves_whole_rows_and_no_file(tmp_path: Path) -> Non
         stopped()
     assert [path.name for path in tmp_path.iterdir()] == ["scores.csv.partial"]
     header, *rows = [json.loads(line) for line in (tmp_path / "scores.csv.partial").read_text().splitlines()]
-    assert header["format_version"] == 1
+    assert header["format_version"] == 2
     assert header["bundle_revision"] == RUN.bundle_revision
     assert header["embedding_id"] == RUN.embedding_id
     assert header["settings"] == {"photos": ["holiday"]}

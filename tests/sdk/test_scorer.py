@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from piaa_sdk import Scorer
+from piaa_sdk import Scorer, score_each
 from piaa_sdk.bundle import write_config
 from piaa_sdk.errors import (
     ImageError,
@@ -116,6 +116,43 @@ def test_streaming_does_not_wait_for_the_end_of_the_input(scorer: Scorer, photos
     assert all(score.percentile is None and score.generic is not None for score in first)
     assert len(taken) < 5000
     stream.close()  # type: ignore[attr-defined]
+
+
+def test_several_persons_are_scored_in_one_pass(
+    scorer: Scorer, rated: dict[Path, float], photos: list[Path]
+) -> None:
+    """The limit: each person's scores are those of a pass of their own, and no picture is read twice."""
+    scorer.personalize(rated, user="ann")
+    scorer.personalize({path: 10 - rating for path, rating in rated.items()}, user="bob", scale=(0, 10))
+    people = [scorer, scorer.for_user("bob"), scorer.for_user("ann")]
+    broken = photos[0].with_name("zz.jpg")
+    broken.write_bytes(b"no picture")
+    pictures = [photos[0].parent, photos[2]]
+    together = list(score_each(people, pictures))
+    assert len(together) == len(photos) + 2
+    assert [scores[0].user for scores in together] == [None] * len(together)
+    for person, scores in zip(people, zip(*together, strict=True), strict=True):
+        alone = person.score(pictures)
+        assert [(one.user, one.image, one.value, one.std) for one in scores] == [
+            (one.user, one.image, one.value, one.std) for one in alone
+        ]
+    read: list[Path] = []
+    list(score_each(people, (read.append(path) or path for path in photos)))
+    assert read == photos
+
+
+def test_an_id_tells_scorers_apart_that_score_differently(
+    scorer: Scorer, rated: dict[Path, float], tiny_bundle: Path, tmp_path: Path
+) -> None:
+    mira = scorer.personalize(rated, user="mira")
+    others = [
+        scorer,
+        scorer.personalize(dict(list(rated.items())[:-1])),
+        scorer.personalize(rated, scale=(0, 10)),
+        Scorer.from_pretrained(another_revision(tiny_bundle, tmp_path / "other")),
+    ]
+    assert scorer.for_user("mira").scorer_id == mira.scorer_id
+    assert len({mira.scorer_id, *(other.scorer_id for other in others)}) == 1 + len(others)
 
 
 def test_every_form_of_ratings_teaches_the_same(
