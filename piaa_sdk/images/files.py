@@ -31,7 +31,9 @@ _KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
-_STRETCH = 10_000  # entries of a folder that are put in order together
+STRETCH = 10_000
+"""Entries of a folder that are put in order together."""
+
 FOLDER_NAMED_LIKE_A_PICTURE = "a folder, not a picture"
 """Said of a folder whose name is one for a picture."""
 
@@ -149,7 +151,7 @@ def _entries(folder: Path) -> Iterator[tuple[str, bool]]:
     for the last one's name to be read.
     """
     with os.scandir(folder) as entries:
-        while stretch := list(islice(entries, _STRETCH)):
+        while stretch := list(islice(entries, STRETCH)):
             named = [(sort_key(entry.name), entry.name, _is_folder(entry)) for entry in stretch]
             for _, name, is_folder in sorted(named):
                 if not name.startswith("."):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from operator import itemgetter
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from piaa_sdk.errors import ImageError
-from piaa_sdk.images.files import FOLDER_NAMED_LIKE_A_PICTURE, has_image_suffix, sort_key
+from piaa_sdk.images.files import FOLDER_NAMED_LIKE_A_PICTURE, STRETCH, has_image_suffix, sort_key
 from piaa_sdk.images.formats import HEADER_BYTES, UNKNOWN_FORMAT, recognize
 from piaa_sdk.images.limits import MAX_FILE_BYTES
 from piaa_sdk.images.names import display_name, printable
-from piaa_sdk.images.remote_clients import SECONDS_BEFORE_RETRIES, Calls, client_for
+from piaa_sdk.images.remote_clients import SECONDS_BEFORE_RETRIES, Calls, Page, client_for
 from piaa_sdk.images.remote_failures import RemoteFailure
 from piaa_sdk.images.urls import RemotePicture, protocol_of
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _MAX_UNSTATED_BYTES = 64 << 20  # of a file whose server does not state its size
 _WEB_PAGE_MARKS = (b"<!doctype html", b"<html")
 _Answer = TypeVar("_Answer")
+_Entry: TypeAlias = "tuple[tuple[str | int, ...], str, bool, RemotePicture]"
 
 
 def find_remote(
@@ -45,6 +47,7 @@ def find_remote(
         return
     calls = Calls() if calls is None else calls
     place = url.partition("://")[2]
+    url = f"{protocol_of(url)}://{place}"
     if not place.strip("/"):
         yield ImageError(printable(url), "names no bucket")
         return
@@ -61,7 +64,7 @@ def find_remote(
         if picture is not None:
             yield picture
             return
-    yield from _walk(url.rstrip("/"), recursive, calls)
+    yield from _walk(url if url.endswith("/") else f"{url}/", recursive, calls)
 
 
 def examine_remote(url: str, calls: Calls | None = None) -> RemotePicture:
@@ -147,39 +150,52 @@ def _asked(ask: Callable[[], _Answer], calls: Calls) -> _Answer:
 
 
 def _walk(folder: str, recursive: bool, calls: Calls) -> Iterator[RemotePicture | ImageError]:
-    """List a folder and, with a stack of our own, what is below."""
+    """List a folder, whose address ends in a slash, and, with a stack of our own, what is below."""
     waiting = [folder]
-    seen = set()
     while waiting:
         folder = waiting.pop()
-        seen.add(folder)
+        folders = []
         try:
-            listed = _asked(partial(_list, f"{folder}/", calls), calls)
+            for stretch in _stretches(folder, calls):
+                for _, name, is_folder, picture in sorted(stretch, key=itemgetter(0, 1, 2)):
+                    if is_folder and recursive:
+                        folders.append(picture.url)
+                    if has_image_suffix(name):
+                        error = ImageError(printable(picture.url), FOLDER_NAMED_LIKE_A_PICTURE)
+                        yield error if is_folder else picture
         except RemoteFailure as failure:
             yield ImageError(printable(folder), failure.reason)
-            continue
-        entries = []
-        for picture, is_folder in listed:
-            name = picture.url.rstrip("/").rpartition("/")[2]
-            # A bucket may hold an empty object that stands for the folder itself.
-            if not name.startswith(".") and (is_folder or not picture.url.endswith("/")):
-                entries.append((sort_key(name), name, is_folder, picture))
-        folders = []
-        for _, name, is_folder, picture in sorted(entries, key=lambda entry: entry[:3]):
-            below = picture.url.rstrip("/")
-            if is_folder and below in seen:  # a folder without a name, which fsspec cannot list
-                yield ImageError(printable(f"{below}//"), "a folder without a name; its photos are left out")
-                continue
-            if is_folder and recursive:
-                folders.append(below)
-            if has_image_suffix(name):
-                error = ImageError(printable(below), FOLDER_NAMED_LIKE_A_PICTURE)
-                yield error if is_folder else picture
         waiting.extend(reversed(folders))
 
 
-def _list(url: str, calls: Calls) -> list[tuple[RemotePicture, bool]]:
-    return client_for(url).listed(url, calls)
+def _stretches(folder: str, calls: Calls) -> Iterator[list[_Entry]]:
+    """Yield what is in a folder and not hidden, thousands at a time, so that a large one starts at once.
+
+    Raises:
+        RemoteFailure: It cannot be listed, or not to its end.
+    """
+    entries: list[_Entry] = []
+    token = None
+    while True:
+        try:
+            page = _asked(partial(_page, folder, token, calls), calls)
+        except RemoteFailure:
+            yield entries
+            raise
+        for picture, is_folder in page.entries:
+            name = picture.url.removeprefix(folder).rstrip("/")
+            if not name.startswith("."):
+                entries.append((sort_key(name), name, is_folder, picture))
+        token = page.token
+        if token is None or len(entries) >= STRETCH:
+            yield entries
+            entries = []
+        if token is None:
+            return
+
+
+def _page(url: str, token: str | None, calls: Calls) -> Page:
+    return client_for(url).page(url, token, calls)
 
 
 def _error(url: str, reason: str) -> ImageError:

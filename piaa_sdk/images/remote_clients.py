@@ -11,7 +11,7 @@ import os
 import threading
 from concurrent.futures import CancelledError, Future, wait
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from piaa_sdk import __version__
 from piaa_sdk.errors import MissingDependencyError
@@ -120,6 +120,16 @@ class Body(Protocol):
         """
 
 
+class Page(NamedTuple):
+    """Part of a listing: pictures, each with whether it is a folder, and what to ask for the next part with.
+
+    The addresses of folders end in a slash.
+    """
+
+    entries: list[tuple[RemotePicture, bool]]
+    token: str | None
+
+
 class Client(Protocol):
     """What can be asked of every kind of source. All of it raises as :meth:`Calls.run` does."""
 
@@ -129,8 +139,8 @@ class Client(Protocol):
     def opened(self, picture: RemotePicture, calls: Calls) -> Any:
         """Return a context manager that gives the :class:`Body`."""
 
-    def listed(self, url: str, calls: Calls) -> list[tuple[RemotePicture, bool]]:
-        """List what is in a folder: each with whether it is a folder."""
+    def page(self, url: str, token: str | None, calls: Calls) -> Page:
+        """List the next part of what is directly in a folder, whose address ends in a slash."""
 
 
 class WebClient:
@@ -177,9 +187,9 @@ class WebClient:
         finally:
             self._system.loop.call_soon_threadsafe(response.close)
 
-    def listed(self, url: str, calls: Calls) -> list[tuple[RemotePicture, bool]]:
-        """Web servers have no listings: every address is one picture."""
-        return []
+    def page(self, url: str, token: str | None, calls: Calls) -> Page:
+        """Say that there is nothing: web servers have no listings, every address is one picture."""
+        return Page([], None)
 
     async def _request(self, method: str, url: str) -> Any:
         import yarl
@@ -230,16 +240,32 @@ class BucketClient:
         """Read an object in two parts at most: what turns out to be no picture is not fetched whole."""
         yield _BucketBody(self._system, picture, calls)
 
-    def listed(self, url: str, calls: Calls) -> list[tuple[RemotePicture, bool]]:
-        """List what lies directly under a prefix."""
-        place = _place(url).rstrip("/")
-        listed = []
-        for info in calls.run(self._system._ls(place, detail=True), self._system.loop):
-            # The client of gs lists an object that stands for the folder as the folder in itself.
-            if self._protocol != "gs" or info["name"] != place:
-                picture = self._picture(info, f"{self._protocol}://{info['name']}")
-                listed.append((picture, info["type"] == "directory"))
-        return listed
+    def page(self, url: str, token: str | None, calls: Calls) -> Page:
+        """List what lies directly under a prefix: of s3 a thousand objects, of gs all at once."""
+        place = _place(url)
+        bucket, _, prefix = place.partition("/")
+        if self._protocol == "gs":
+            infos = calls.run(self._system._ls(place.rstrip("/"), detail=True), self._system.loop)
+            # An object that stands for the folder is listed as the folder in itself.
+            return Page([self._entry(info) for info in infos if info["name"] != place.rstrip("/")], None)
+        question = {"Bucket": bucket, "Prefix": prefix, "Delimiter": "/"}
+        if token is not None:
+            question["ContinuationToken"] = token
+        answer = calls.run(self._system._call_s3("list_objects_v2", **question), self._system.loop)
+        files, folders = answer.get("Contents", []), answer.get("CommonPrefixes", [])
+        if prefix and token is None and not files and not folders:
+            raise RemoteFailure("no such file or folder there")
+        entries = [(RemotePicture(f"s3://{bucket}/{one['Prefix']}"), True) for one in folders]
+        for one in files:
+            if not one["Key"].endswith("/"):  # that stands for a folder
+                url = f"s3://{bucket}/{one['Key']}"
+                entries.append((RemotePicture(url, int(one["Size"]), _version(one)), False))
+        return Page(entries, answer.get("NextContinuationToken"))
+
+    def _entry(self, info: dict[str, Any]) -> tuple[RemotePicture, bool]:
+        is_folder = info["type"] == "directory"
+        url = f"{self._protocol}://{info['name']}"
+        return self._picture(info, f"{url}/" if is_folder else url), is_folder
 
     def _picture(self, info: dict[str, Any], url: str) -> RemotePicture:
         return RemotePicture(url, int(info["size"] or 0), _version(info))

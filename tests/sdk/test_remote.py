@@ -352,7 +352,7 @@ def test_a_prefix_is_listed_like_a_folder(bucket: BucketStandIn) -> None:
     files = ["B.jpg", "IMG_1.jpg", "img_2.jpg", "IMG_10.jpg"]
     expected = [f"s3://b/p/{name}" for name in [*files, "a/z.jpg", "a/b/y.PNG"]]
     assert found("s3://b/p/") == expected
-    assert found("s3://b/p") == expected
+    assert found("s3://b/p") == found("S3://b/p/") == expected
     assert found("s3://b/p/", recursive=False) == expected[:4]
     assert bucket.pages > 6
     assert len(found("s3://b")) == len(found("s3://b/")) == 8
@@ -394,11 +394,10 @@ def test_odd_keys(bucket: BucketStandIn, photo: bytes) -> None:
 
 
 def test_folders_that_cannot_be_walked_are_told(bucket: BucketStandIn) -> None:
-    put(bucket, "p/a.jpg", "p//b.jpg", "p/c.jpg/d.jpg")
+    put(bucket, "p/a.jpg", "p/c.jpg/d.jpg")
     assert found("s3://b/p/") == [
         "s3://b/p/a.jpg",
         "a folder, not a picture!",
-        "a folder without a name; its photos are left out!",
         "s3://b/p/c.jpg/d.jpg",
     ]
     assert found("s3://b/none/", "s3://nobody/", "s3://b/p/a.jpg") == [
@@ -406,6 +405,25 @@ def test_folders_that_cannot_be_walked_are_told(bucket: BucketStandIn) -> None:
         "no such file or folder there!",
         "s3://b/p/a.jpg",
     ]
+
+
+def test_folders_without_names(bucket: BucketStandIn) -> None:
+    """Two slashes in a row are one more folder to a bucket."""
+    put(bucket, "p/a.jpg", "p//b.jpg", "p///c.jpg", "/d.jpg")
+    assert found("s3://b/p/") == ["s3://b/p/a.jpg", "s3://b/p//b.jpg", "s3://b/p///c.jpg"]
+    assert found("s3://b//") == ["s3://b//d.jpg"]
+
+
+def test_a_large_folder_comes_in_stretches(bucket: BucketStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first picture does not wait for the last page; each stretch is in order; a failure is told last."""
+    monkeypatch.setattr("piaa_sdk.images.remote.STRETCH", 4)
+    put(bucket, *(f"p/{number}.jpg" for number in (1, 10, 11, 2, 3, 4, 5, 6)))
+    results = find_images(["s3://b/p/"])
+    assert os.fspath(next(results)) == "s3://b/p/1.jpg"  # type: ignore[arg-type]
+    assert bucket.pages == 2
+    bucket.faults["/b"] = [503] * 9
+    rest = [item.reason if isinstance(item, ImageError) else os.fspath(item)[9:] for item in results]
+    assert rest == ["2.jpg", "3.jpg", "4.jpg", "10.jpg", "11.jpg", "the server fails (503)"]
 
 
 def test_a_listing_that_fails_in_mid_page_is_tried_again(bucket: BucketStandIn) -> None:
