@@ -236,10 +236,9 @@ class _Crew:
         self._cache = cache
         self._workers = workers
         self._batch_size = batch_size
-        memory_for_files = max(128, 16 * workers) * _MEGABYTE
-        self._budget = _Budget(memory_for_files)
+        self._budget = _Budget(max(128, 16 * workers) * _MEGABYTE)
         find = cache.find_stamp if cache is not None else None
-        self._read_ahead = ReadAhead(find, memory_for_files)
+        self._read_ahead = ReadAhead(find, max(64, 16 * workers) * _MEGABYTE)
         self._contents: _Recent[bytes] = _Recent(max(_REMEMBERED, 2 * self.window))
         self._lock = threading.Lock()
         self._pending: deque[_Job] = deque()

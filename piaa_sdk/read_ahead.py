@@ -88,6 +88,8 @@ class ReadAhead:
 
     def add(self, fetches: list[Fetch]) -> None:
         """Take on photos to fetch."""
+        if not fetches:
+            return
         with self._lock:
             self._pending.extend(fetches)
             for _ in range(min(self._threads - len(self._running), len(self._pending))):
