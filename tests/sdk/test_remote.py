@@ -551,7 +551,7 @@ def test_google_is_listed_and_read_like_any_bucket(google: GoogleStandIn, photo:
 def test_missing_packages_are_told_with_the_command(
     clients: None, monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
-    for name in ("aiohttp", "fsspec", "fsspec.implementations.http"):
+    for name in ("aiohttp", "fsspec", "fsspec.implementations.http", "s3fs", "gcsfs", "gcsfs.core"):
         monkeypatch.setitem(sys.modules, name, None)
     assert reason(url).endswith("pip install aiohttp fsspec gcsfs s3fs")
     assert url.partition("b/")[0].partition("h/")[0] in reason(url)
