@@ -278,8 +278,9 @@ class _Crew:
                 self._executor = ThreadPoolExecutor(self._workers, thread_name_prefix="piaa-worker")
             self._pending.extend(jobs)
             for _ in range(min(self._workers - self._tasks, len(self._pending))):
-                self._executor.submit(self._work)
-                self._tasks += 1
+                with suppress(RuntimeError):  # the interpreter is ending, and a photo has just arrived
+                    self._executor.submit(self._work)
+                    self._tasks += 1
 
     def stop(self) -> None:
         """Stop after the picture that each worker is at."""

@@ -164,6 +164,15 @@ def reset(handler: WebHandler) -> None:
     handler.connection.close()
 
 
+def to(place: str) -> Callable[[WebHandler], None]:
+    """Send the client on."""
+
+    def act(handler: WebHandler) -> None:
+        handler.answer(302, headers={"Location": place})
+
+    return act
+
+
 def silent(handler: WebHandler) -> None:
     """Say nothing until the server ends."""
     handler.server.ends.wait(60)

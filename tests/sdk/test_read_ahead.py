@@ -265,6 +265,32 @@ def test_closing_in_mid_run_ends_at_once(
     assert fetchers() == []
 
 
+def test_a_program_that_ends_in_mid_run_does_not_wait(
+    web: WebStandIn, many: list[str], tmp_path: Path, tiny_bundle: Path
+) -> None:
+    """Nobody has closed the iterator; silent servers and photos on their way hold up nothing."""
+    for number in range(32, 64):
+        web.faults[f"/{number:02d}.png"] = [silent] * 3
+    web.seconds = 0.05
+    program = (
+        "import sys, time\nfrom piaa_sdk import Scorer\n"
+        f"scores = Scorer.from_pretrained({str(tiny_bundle)!r}, cache=False).iter_scores({many!r})\n"
+        "print(next(scores).error)\nprint(time.time())"
+    )
+    completed = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PIAA_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    ended = time.time()
+    error, printed = completed.stdout.split()
+    assert (completed.returncode, completed.stderr, error) == (0, "", "None")
+    assert ended - float(printed) < 10  # a silent server is given up after 30
+
+
 def test_a_bug_is_raised_where_the_result_is_taken(
     run: Any, web: WebStandIn, many: list[str], cache: EmbeddingCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from remote_fixtures import bucket, clients, google, web
-from storage_standin import cut, drip, reset, silent, unstated
+from storage_standin import cut, drip, reset, silent, to, unstated
 
 from piaa_sdk.errors import ImageError
 from piaa_sdk.images import (
@@ -220,6 +220,22 @@ def test_what_does_not_pass_is_told(web: WebStandIn, fault: Any, said: str) -> N
 def test_a_picture_that_breaks_off_is_not_taken_for_whole(web: WebStandIn, photo: bytes) -> None:
     web.faults["/a.png"] = [cut(len(photo), photo[:-1])] * 9
     assert reason(f"{web.url}/a.png") == "the connection broke off"
+
+
+def test_a_server_may_send_one_on(web: WebStandIn, photo: bytes) -> None:
+    """A login is for the host that it was given for: it is not taken along to another."""
+    web.files["/b.png"] = photo
+    web.faults["/a.png"] = [to("/b.png"), to(f"http://localhost:{web.server_port}/b.png")]
+    address = web.url.replace("http://", "http://u:secret@")
+    assert read_bytes(f"{address}/a.png") == read_bytes(f"{address}/a.png") == photo
+    assert [login is not None for login in web.logins] == [True, True, True, False]
+
+
+def test_a_server_that_sends_one_astray(web: WebStandIn) -> None:
+    web.faults["/a.png"] = [to("/a.png")] * 50
+    assert reason(f"{web.url}/a.png") == "the server sends one in circles"
+    web.faults["/b.png"] = [to("file:///etc/passwd")]
+    assert reason(f"{web.url}/b.png") == "the server sends one to what is no web address"
 
 
 def test_a_web_page_is_not_fetched_whole(web: WebStandIn) -> None:
