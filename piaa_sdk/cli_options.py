@@ -56,7 +56,14 @@ Recursive = Annotated[
     bool, typer.Option("--recursive/--no-recursive", help="Look into the folders inside folders too.")
 ]
 BatchSize = Annotated[
-    int, typer.Option("--batch-size", metavar="N", min=1, max=1024, help="Photos computed in one go.")
+    int | None,
+    typer.Option(
+        "--batch-size",
+        metavar="N",
+        min=1,
+        max=1024,
+        help="Photos computed in one go; follows from the device.",
+    ),
 ]
 Workers = Annotated[
     int | None,
@@ -78,6 +85,14 @@ Model = Annotated[
         "--model",
         metavar="MODEL",
         help="Another model than piaa's own: a folder, or org/name[@revision] on the Hugging Face Hub.",
+    ),
+]
+Previews = Annotated[
+    bool,
+    typer.Option(
+        "--previews",
+        help="Score camera JPEGs and HEICs by their embedded previews where these are large enough: faster, "
+        "scores move a little.",
     ),
 ]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Look at every photo afresh and remember nothing.")]

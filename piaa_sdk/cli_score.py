@@ -19,6 +19,7 @@ from piaa_sdk.cli_options import (
     NoCache,
     Output,
     Photos,
+    Previews,
     Recursive,
     RowOrder,
     Top,
@@ -49,8 +50,9 @@ def score(
     order: RowOrder = None,
     recursive: Recursive = True,
     device: Device = "auto",
-    batch_size: BatchSize = 8,
+    batch_size: BatchSize = None,
     workers: Workers = None,
+    previews: Previews = False,
     no_cache: NoCache = False,
     force: Force = False,
 ) -> None:
@@ -73,11 +75,18 @@ def score(
     console: Console = context.obj
     first, *others = dict.fromkeys(user) if user else [None]
     scorer = Scorer.from_pretrained(
-        model, user=first, device=device, cache=not no_cache, workers=workers, batch_size=batch_size
+        model,
+        user=first,
+        device=device,
+        cache=not no_cache,
+        workers=workers,
+        batch_size=batch_size,
+        previews=previews,
     )
     scorers = [scorer, *(scorer.for_user(name) for name in others if name is not None)]
     paths = _listed(photos)
     settings: dict[str, Any] = {"model": model, "recursive": recursive, "top": top}
+    settings["previews"] = previews
     settings["photos"] = [path_field(display_name(path, 0)) for path in photos]
     people = [PersonRecord(one.user, one.scale, one.scorer_id) for one in scorers]
     record = RunRecord.of(scorer.bundle, people, settings)

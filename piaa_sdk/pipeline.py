@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import numpy as np
 from PIL import Image
 
+from piaa_sdk.backbone import LARGE_BATCH
 from piaa_sdk.devices import cpu_count
 from piaa_sdk.embedding_cache import CacheEntry, FileStamp, content_key
 from piaa_sdk.errors import ImageError
@@ -82,7 +83,8 @@ def embed_images(
     *,
     cache: EmbeddingCache | None = None,
     workers: int | None = None,
-    batch_size: int = 8,
+    batch_size: int | None = None,
+    previews: bool = False,
 ) -> Generator[EmbeddedImage, None, None]:
     """Embed pictures in several threads; the same embeddings to the last bit whatever the settings.
 
@@ -96,7 +98,10 @@ def embed_images(
         images: Pictures; an ImageError among them is passed on in its place.
         cache: Where embeddings are looked up and stored; None to do without.
         workers: Threads; by default as many as there are cores.
-        batch_size: Pictures that a worker decodes before it calls the network; at least 1.
+        batch_size: Pictures that a worker decodes before it calls the network; by default as many as the
+            network's device likes.
+        previews: As of :func:`piaa_sdk.images.decode`; the cache must hold nothing that was decoded with the
+            other choice.
 
     Returns:
         A generator of one EmbeddedImage per input, in its order. Closing it, or an exception such as Ctrl-C
@@ -110,9 +115,10 @@ def embed_images(
     """
     workers = cpu_count() if workers is None else workers
     for name, value in (("workers", workers), ("batch_size", batch_size)):
-        if value < 1:
+        if value is not None and value < 1:
             raise ValueError(f"{name} is {value}, must be at least 1")
-    return _Run(_Crew(backbone, preprocessing, cache, workers, batch_size), cache).results(images)
+    crew = _Crew(backbone, preprocessing, cache, workers, batch_size, previews=previews)
+    return _Run(crew, cache).results(images)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -227,15 +233,19 @@ class _Crew:
         preprocessing: Preprocessing,
         cache: EmbeddingCache | None,
         workers: int,
-        batch_size: int,
+        batch_size: int | None,
+        *,
+        previews: bool,
     ) -> None:
-        self.window = max(_WINDOW, 4 * workers * batch_size)
+        # Which device it will be is not asked before there is something to compute: that may start a driver.
+        self.window = max(_WINDOW, 4 * workers * (batch_size or LARGE_BATCH))
         self.memory_limit = max(256, 32 * workers) * _MEGABYTE
         self._backbone = backbone
         self._preprocessing = preprocessing
         self._cache = cache
         self._workers = workers
         self._batch_size = batch_size
+        self._previews = previews
         self._budget = _Budget(max(128, 16 * workers) * _MEGABYTE)
         find = cache.find_stamp if cache is not None else None
         self._read_ahead = ReadAhead(find, max(64, 16 * workers) * _MEGABYTE)
@@ -308,7 +318,8 @@ class _Crew:
         with self._lock:
             # The last pictures are shared out, so that no worker sits idle while another has a full batch.
             share = math.ceil(len(self._pending) / self._workers)
-            return [self._pending.popleft() for _ in range(min(self._batch_size, share))]
+            most = self._batch_size or self._backbone.batch_size  # known for sure once the device is open
+            return [self._pending.popleft() for _ in range(min(most, share))]
 
     def _hand_over(self) -> None:
         with self._lock:
@@ -370,7 +381,7 @@ class _Crew:
                 return
             known = self._cache.find_content(key) if self._cache is not None else None
             if known is None:
-                pixels.append(decode(data, self._preprocessing, job.source))
+                pixels.append(decode(data, self._preprocessing, job.source, previews=self._previews))
                 fresh.append((job, key))
                 return
         _settle(job.future, _Outcome(known.astype(np.float16), from_cache=True))

@@ -7,6 +7,7 @@ from piaa_sdk.images.files import refuse_photo_name
 from piaa_sdk.images.formats import IMAGE_SUFFIXES, PHOTO_SUFFIXES, supported_formats
 from piaa_sdk.images.loading import decode, load_image
 from piaa_sdk.images.names import display_name, printable
+from piaa_sdk.images.previews import PREVIEW_RULE
 from piaa_sdk.images.remote import examine_remote, read_remote
 from piaa_sdk.images.remote_clients import Calls, forget_clients
 from piaa_sdk.images.remote_failures import StoppedError
@@ -16,6 +17,7 @@ from piaa_sdk.images.urls import RemotePicture, is_remote, shown_url
 __all__ = [
     "IMAGE_SUFFIXES",
     "PHOTO_SUFFIXES",
+    "PREVIEW_RULE",
     "Calls",
     "RemotePicture",
     "StoppedError",
