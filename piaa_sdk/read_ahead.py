@@ -7,7 +7,10 @@ and the buffer empties even while one photo keeps everybody waiting for its plac
 
 from __future__ import annotations
 
+import atexit
+import sys
 import threading
+import weakref
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 _THREADS_PER_CORE = 4
 _FEWEST_THREADS = 16
 _PHOTOS_PER_THREAD = 4
+
+_open: weakref.WeakSet[ReadAhead] = weakref.WeakSet()
 
 
 @dataclass(slots=True, eq=False)
@@ -85,6 +90,7 @@ class ReadAhead:
         self._pending: deque[Fetch] = deque()
         self._running: set[threading.Thread] = set()
         self._is_stopped = False
+        _open.add(self)
 
     def add(self, fetches: list[Fetch]) -> None:
         """Take on photos to fetch."""
@@ -100,6 +106,8 @@ class ReadAhead:
 
     def stop(self) -> None:
         """Give up what is on its way; return when no thread is left."""
+        if sys.is_finalizing():  # it was stopped before; and whoever holds a lock by now never lets go of it
+            return
         with self._lock:
             self._is_stopped = True
             self._pending.clear()
@@ -150,6 +158,13 @@ class ReadAhead:
             fetch.stamp = None  # it has changed meanwhile
         room.hold(len(data))
         fetch.data = data
+
+
+@atexit.register
+def _stop_all() -> None:
+    """Stop what a program that ends has left running, while its threads still can."""
+    for ahead in list(_open):
+        ahead.stop()
 
 
 class _Buffer:

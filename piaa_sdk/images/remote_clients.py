@@ -67,21 +67,21 @@ class Calls:
             if self._stopped.is_set():
                 work.close()
                 raise StoppedError
-            running = asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, REQUEST_SECONDS), loop)
+            running = asyncio.run_coroutine_threadsafe(_outcome(work), loop)
             self._running.add(running)
         try:
             while not wait((running,), _POLL_SECONDS).done:
                 pass
-            return running.result()
+            answers, failure = running.result()
         except CancelledError:
             raise StoppedError from None
-        except library_errors() as error:
-            # Not "from error": what it says, and what it holds, is the address with its secrets.
-            raise failure_of(error) from None
         finally:
             running.cancel()  # after Ctrl-C it is still running
             with self._lock:
                 self._running.discard(running)
+        if failure is not None:
+            raise failure
+        return answers[0]
 
     def pause(self, seconds: float) -> None:
         """Wait.
@@ -99,6 +99,17 @@ class Calls:
             running = list(self._running)
         for call in running:
             call.cancel()
+
+
+async def _outcome(work: Coroutine[Any, Any, _Answer]) -> tuple[list[_Answer], RemoteFailure | None]:
+    """Return what comes of work: were it raised, asyncio would report whatever nobody waits for any more."""
+    try:
+        return [await asyncio.wait_for(work, REQUEST_SECONDS)], None
+    except RemoteFailure as failure:
+        return [], failure
+    except library_errors() as error:
+        # The error itself is not kept: what it says, and what it holds, is the address with its secrets.
+        return [], failure_of(error)
 
 
 class Body(Protocol):
