@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
+    from piaa_sdk.array_types import ImageInput
     from piaa_sdk.errors import ImageError
     from piaa_sdk.reports import Report
     from piaa_sdk.row_file import RunRecord
@@ -72,7 +73,7 @@ def score(
     """
     check_settings(photos, output, resume=resume, watch=watch)
     report_format = _settled_format(report_format, output)
-    from piaa_sdk.images import find_images
+    from piaa_sdk.images import find_images, is_remote
     from piaa_sdk.reports import open_report
 
     console: Console = context.obj
@@ -96,7 +97,8 @@ def score(
         if watch:
             tally = score_arrivals(report, scorers, paths, console, recursive=recursive)
         else:
-            count = _Count(find_images(paths, recursive=recursive)) if console.shows_progress else None
+            is_counted = console.shows_progress and not any(map(is_remote, paths))  # listing twice costs
+            count = _Count(find_images(paths, recursive=recursive)) if is_counted else None
             images = find_images(paths, recursive=recursive)
             tally = _score_into(report, scorers, images, console, count, context)
     _tell(tally, scorers, console, output)
@@ -112,12 +114,15 @@ def _scorers(users: Sequence[str] | None, model: str | None, **settings: Any) ->
 
 
 def _record(scorers: Sequence[Scorer], photos: Sequence[str], settings: dict[str, Any]) -> RunRecord:
+    from piaa_sdk.images import display_name
     from piaa_sdk.row_file import PersonRecord, RunRecord
     from piaa_sdk.row_formats import path_field
 
     people = [PersonRecord(one.user, one.scale, one.scorer_id) for one in scorers]
     return RunRecord.of(
-        scorers[0].bundle, people, settings | {"photos": [path_field(path) for path in photos]}
+        scorers[0].bundle,
+        people,
+        settings | {"photos": [path_field(display_name(path, 0)) for path in photos]},
     )
 
 
@@ -140,7 +145,7 @@ class _Count:
 def _score_into(
     report: Report,
     scorers: Sequence[Scorer],
-    images: Iterable[Path | ImageError],
+    images: Iterable[ImageInput | ImageError],
     console: Console,
     total: Callable[[], int | None] | None,
     context: typer.Context,

@@ -34,6 +34,7 @@ _PACKAGES = {
     "onnx": "onnx",
     "parquet": "pyarrow",
     "photos": "pillow-heif rawpy",
+    "remote": "aiohttp fsspec gcsfs s3fs",
     "train": '-e ".[train]"',
 }
 

@@ -95,7 +95,7 @@ class FolderWatch:
                 return
             if isinstance(image, ImageError):
                 troubles[image.source] = image.reason
-            elif self._is_due(str(image), held_back):
+            elif isinstance(image, Path) and self._is_due(str(image), held_back):
                 spent += time.monotonic() - begin
                 yield image
                 begin = time.monotonic()
