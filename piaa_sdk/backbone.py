@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from piaa_sdk.bundle import ModelBundle
 
 _CPU = DEVICES["cpu"]
+_OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate memory")  # in what the runtime says
 _BUFFERS = {"cuda": "cuda"}
 """Where the buffers of a device lie; those of the others are in the CPU's memory, and onnxruntime copies."""
 
@@ -129,6 +130,7 @@ class Backbone:
 
         Raises:
             ValueError: The pixels have another shape or type.
+            MemoryError: The processor has not enough memory at the moment.
             DeviceError: The device failed, for example for lack of memory.
             ModelFormatError: The graph fails, or puts out something that is no embedding.
         """
@@ -147,6 +149,8 @@ class Backbone:
                 else self._in_batches(session, pixels)
             )
         except self._errors as error:
+            if self._device == "cpu" and any(words in str(error) for words in _OUT_OF_MEMORY):
+                raise MemoryError("the network needs more memory than there is") from error
             raise self._failure(error) from error
         if embeddings.shape != (len(pixels), self.embedding_dim):
             raise ModelFormatError(

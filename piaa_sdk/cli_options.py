@@ -55,6 +55,17 @@ RowOrder = Annotated[
 Recursive = Annotated[
     bool, typer.Option("--recursive/--no-recursive", help="Look into the folders inside folders too.")
 ]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="Go on where a run that was stopped left off: photos that have scores are not looked at again.",
+    ),
+]
+Watch = Annotated[
+    bool,
+    typer.Option("--watch", help="Score what is in the folders, then what arrives in them, until Ctrl-C."),
+]
 BatchSize = Annotated[
     int | None,
     typer.Option(

@@ -26,7 +26,7 @@ from PIL import Image
 from piaa_sdk.backbone import LARGE_BATCH
 from piaa_sdk.devices import cpu_count
 from piaa_sdk.embedding_cache import CacheEntry, FileStamp, content_key
-from piaa_sdk.errors import ImageError
+from piaa_sdk.errors import DeviceError, ImageError
 from piaa_sdk.images import (
     RemotePicture,
     decode,
@@ -39,7 +39,7 @@ from piaa_sdk.images import (
 from piaa_sdk.read_ahead import Fetch, ReadAhead, stamp_of
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator
+    from collections.abc import Generator, Iterable, Iterator, Sequence
 
     from piaa_sdk.array_types import FloatArray, ImageInput, PixelArray
     from piaa_sdk.backbone import Backbone
@@ -52,6 +52,7 @@ _LOOK_UP = 256  # photos looked up in the cache at once
 _SLICE_SECONDS = 0.02  # how long the input is read before what it gave is worked on
 _SLOW_SECONDS = 0.25  # an input that takes longer is not asked again before its results are out
 _POLL_SECONDS = 0.2  # Windows delivers Ctrl-C only between waits
+_NO_MEMORY = "not enough memory to score it"
 _REMEMBERED = 8192  # outcomes kept for duplicates, 2 KB each
 
 _Key = TypeVar("_Key")
@@ -276,7 +277,10 @@ class _Crew:
             _settle(job.future, _Outcome(fetch.embedding.astype(np.float16), from_cache=True))
         else:
             job.fetch = fetch
-            self._enqueue([job])
+            try:
+                self._enqueue([job])
+            except DeviceError as error:
+                _fail(job.future, error)  # raised where the result is taken
 
     def _enqueue(self, jobs: list[_Job]) -> None:
         if not jobs:
@@ -288,9 +292,16 @@ class _Crew:
                 self._executor = ThreadPoolExecutor(self._workers, thread_name_prefix="piaa-worker")
             self._pending.extend(jobs)
             for _ in range(min(self._workers - self._tasks, len(self._pending))):
-                with suppress(RuntimeError):  # the interpreter is ending, and a photo has just arrived
+                try:
                     self._executor.submit(self._work)
-                    self._tasks += 1
+                except RuntimeError as error:
+                    if self._tasks:  # those that could be started go on alone
+                        break
+                    raise DeviceError(
+                        f"cpu: no thread could be started ({error}): there is not enough memory; close other "
+                        "programs, or try fewer workers"
+                    ) from error
+                self._tasks += 1
 
     def stop(self) -> None:
         """Stop after the picture that each worker is at."""
@@ -341,10 +352,12 @@ class _Crew:
                 self._prepare(job, fresh, pixels, seen)
             except ImageError as error:
                 _settle(job.future, _Outcome(reason=error.reason))
+            except MemoryError:
+                _settle(job.future, _Outcome(reason=_NO_MEMORY))
             finally:
                 if job.fetch is not None:
                     job.fetch.release()
-        embeddings: FloatArray = self._backbone.embed(np.stack(pixels)) if pixels else np.empty((0, 0))
+        fresh, embeddings = self._embedded(fresh, pixels)
         if self._cache is not None:
             entries = [
                 CacheEntry(key, embedding, job.stamp)
@@ -355,6 +368,25 @@ class _Crew:
             self._cache.remember_stamps(seen)
         for (job, _), embedding in zip(fresh, embeddings, strict=True):
             _settle(job.future, _Outcome(embedding.astype(np.float16)))
+
+    def _embedded(
+        self, fresh: list[tuple[_Job, bytes | None]], pixels: list[PixelArray]
+    ) -> tuple[list[tuple[_Job, bytes | None]], Sequence[FloatArray]]:
+        """Embed what was decoded; leave out what there is not enough memory for, and settle it."""
+        if not pixels:
+            return fresh, ()
+        with suppress(MemoryError):
+            return fresh, list(self._backbone.embed(np.stack(pixels)))
+        done: list[tuple[_Job, bytes | None]] = []
+        embeddings: list[FloatArray] = []
+        for one, its_pixels in zip(fresh, pixels, strict=True):
+            try:
+                embeddings.extend(self._backbone.embed(its_pixels[np.newaxis]))
+            except MemoryError:
+                _settle(one[0].future, _Outcome(reason=_NO_MEMORY))
+            else:
+                done.append(one)
+        return done, embeddings
 
     def _prepare(
         self,
