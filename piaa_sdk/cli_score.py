@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
-    from piaa_sdk.array_types import ImageInput
     from piaa_sdk.errors import ImageError
+    from piaa_sdk.images import RemotePicture
     from piaa_sdk.reports import Report
     from piaa_sdk.row_file import RunRecord
     from piaa_sdk.scorer import Scorer
@@ -73,7 +73,6 @@ def score(
     """
     check_settings(photos, output, resume=resume, watch=watch)
     report_format = _settled_format(report_format, output)
-    from piaa_sdk.images import find_images, is_remote
     from piaa_sdk.reports import open_report
 
     console: Console = context.obj
@@ -97,12 +96,26 @@ def score(
         if watch:
             tally = score_arrivals(report, scorers, paths, console, recursive=recursive)
         else:
-            is_counted = console.shows_progress and not any(map(is_remote, paths))  # listing twice costs
-            count = _Count(find_images(paths, recursive=recursive)) if is_counted else None
-            images = find_images(paths, recursive=recursive)
-            tally = _score_into(report, scorers, images, console, count, context)
+            tally = _score_found(report, scorers, paths, console, context, recursive=recursive)
     _tell(tally, scorers, console, output)
     raise typer.Exit(1 if tally.failed and not watch else 0)
+
+
+def _score_found(
+    report: Report,
+    scorers: Sequence[Scorer],
+    paths: Sequence[str],
+    console: Console,
+    context: typer.Context,
+    *,
+    recursive: bool,
+) -> Tally:
+    from piaa_sdk.images import find_images, is_remote
+
+    # What is elsewhere is listed once: that takes a while, and may cost.
+    is_counted = console.shows_progress and not any(map(is_remote, paths))
+    count = _Count(find_images(paths, recursive=recursive)) if is_counted else None
+    return _score_into(report, scorers, find_images(paths, recursive=recursive), console, count, context)
 
 
 def _scorers(users: Sequence[str] | None, model: str | None, **settings: Any) -> list[Scorer]:
@@ -145,7 +158,7 @@ class _Count:
 def _score_into(
     report: Report,
     scorers: Sequence[Scorer],
-    images: Iterable[ImageInput | ImageError],
+    images: Iterable[Path | RemotePicture | ImageError],
     console: Console,
     total: Callable[[], int | None] | None,
     context: typer.Context,

@@ -278,7 +278,10 @@ class _Crew:
             _settle(job.future, _Outcome(fetch.embedding.astype(np.float16), from_cache=True))
         else:
             job.fetch = fetch
-            self._enqueue([job])
+            try:
+                self._enqueue([job])
+            except DeviceError as error:
+                _fail(job.future, error)  # raised where the result is taken
 
     def _enqueue(self, jobs: list[_Job]) -> None:
         if not jobs:

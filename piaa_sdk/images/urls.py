@@ -42,6 +42,9 @@ class RemotePicture:
     def __fspath__(self) -> str:
         return self.url
 
+    def __str__(self) -> str:
+        return shown_url(self.url)
+
 
 def is_remote(image: object) -> TypeGuard[str | RemotePicture]:
     """Tell whether a picture, or a folder of pictures, is given by its address."""
