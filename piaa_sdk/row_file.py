@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import tempfile
 from array import array
 from contextlib import suppress
@@ -24,7 +25,7 @@ from piaa_sdk.errors import ImageError, OutputError
 from piaa_sdk.images import display_name, printable
 from piaa_sdk.kept_rows import FoundRows, KeptRows, RowDigests
 from piaa_sdk.partial_file import close_and_remove, open_alone, set_aside, writing_to
-from piaa_sdk.row_formats import Row, clean, jsonl_line, path_field
+from piaa_sdk.row_formats import Row, clean, jsonl_line, path_field, row_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -159,7 +160,9 @@ class RowFile:
     ) -> None:
         self.path = path
         self._name = "temporary file" if path is None else printable(str(path))
+        self._users = run.users
         self._people = len(run.people)
+        self._own = _GrowingIndex(self._users)
         self._latest_only = latest_only
         self._is_complete = False
         self._end = self._start = self._count = 0
@@ -221,7 +224,9 @@ class RowFile:
             OutputError: It cannot be written; the rows before it are kept.
         """
         kept = "" if self.path is None else f"; {self._count} complete rows are kept, {GOING_ON}"
+        begin = self._end
         self._write(jsonl_line(row), kept)
+        self._own.add(begin, row)
         if self._kept is not None:
             self._note()
         self._count += 1
@@ -243,7 +248,7 @@ class RowFile:
         try:
             for offset in offsets.tolist():
                 reader.seek(offset)
-                yield json.loads(reader.readline())
+                yield row_of(reader.readline())
         finally:
             reader.detach()
 
@@ -334,25 +339,27 @@ class RowFile:
         self._end += len(line)
 
     def _index(self) -> RowIndex:
-        offsets = np.zeros(self._count, dtype=np.int64)
-        values = np.full(self._count, np.nan)
-        people = np.zeros(self._count, dtype=np.int64)
-        numbers: dict[str | None, int] = {}
+        index = _GrowingIndex(self._users)
         digests = RowDigests()
+        # What an interrupted run has left is read now; of what this run has added all is known.
+        read = self._count if self._latest_only else self._first_own
         reader = io.BufferedReader(cast("io.RawIOBase", self._file))
         try:
             offset = reader.seek(self._start)
-            for position, line in enumerate(islice(reader, self._count)):
-                row = json.loads(line)
-                value = row["generic"] if row["personal"] is None else row["personal"]
-                offsets[position] = offset
-                values[position] = np.nan if value is None else value
-                people[position] = numbers.setdefault(row["user"], len(numbers))
+            for line in islice(reader, read):
+                row = row_of(line)
+                index.add(offset, row)
                 if self._latest_only:
                     digests.add(row["path"], row["user"])
                 offset += len(line)
         finally:
             reader.detach()
+        first, rest = index.columns(), self._own.columns(0 if self._latest_only else None)
+        offsets, values, people = (
+            np.concatenate([first[0], rest[0]]),
+            np.concatenate([first[1], rest[1]]),
+            np.concatenate([first[2], rest[2]]),
+        )
         chosen = np.arange(self._count)
         if self._latest_only:
             chosen = np.sort(digests.newest()[0])
@@ -360,6 +367,35 @@ class RowFile:
             firsts = np.array(self._order, dtype=np.int64)
             chosen = (firsts[firsts >= 0, np.newaxis] + np.arange(self._people)).reshape(-1)
         return RowIndex(offsets[chosen], values[chosen], people[chosen])
+
+
+class _GrowingIndex:
+    """Where rows begin, what they are sorted by, and whose they are, while they come.
+
+    Args:
+        users: Whose rows are expected: they are numbered in this order.
+    """
+
+    def __init__(self, users: Iterable[str | None]) -> None:
+        self._numbers: dict[str | None, int] = {user: number for number, user in enumerate(users)}
+        self._offsets, self._values, self._people = array("q"), array("d"), array("q")
+
+    def add(self, offset: int, row: Row) -> None:
+        """Take a row that begins at a byte."""
+        value = row["generic"] if row["personal"] is None else row["personal"]
+        self._offsets.append(offset)
+        self._values.append(math.nan if value is None else value)
+        self._people.append(self._numbers.setdefault(row["user"], len(self._numbers)))
+
+    def columns(
+        self, count: int | None = None
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+        """Return the offsets, values and numbers of persons of the first ``count`` rows, (N,) each."""
+        return (
+            np.array(self._offsets[:count], dtype=np.int64),
+            np.array(self._values[:count], dtype=np.float64),
+            np.array(self._people[:count], dtype=np.int64),
+        )
 
 
 def _is_torn_header(line: bytes) -> bool:

@@ -13,6 +13,7 @@ import math
 import os
 from dataclasses import dataclass
 from itertools import islice
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 from urllib.parse import quote, unquote_to_bytes
 
@@ -42,6 +43,9 @@ FIELDS = (
 """Columns of a row, in every format but the table."""
 
 _ROW_GROUP = 10_000
+_ROWS_AT_ONCE = 500
+_CSV_LINE_END = "\r\n"
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _PATH_MARK = "file:"
 _LEAST_PHOTO_COLUMNS = 20
 
@@ -119,22 +123,35 @@ def jsonl_line(record: Row) -> bytes:
     Raises:
         ValueError: A number is not finite.
     """
-    text = json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.encode() + b"\n"
+    return _JSON.encode(record).encode() + b"\n"
+
+
+def row_of(line: bytes) -> Row:
+    """Decode what :func:`jsonl_line` has written.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    row: Row = json.loads(str(line, "utf-8"))
+    return row
 
 
 def csv_line(values: list[Any]) -> bytes:
     """Encode one line of CSV (RFC 4180): numbers as precise as they are, nothing for None."""
     line = io.StringIO()
-    csv.writer(line, lineterminator="\r\n").writerow(values)
+    csv.writer(line, lineterminator=_CSV_LINE_END).writerow(values)
     return line.getvalue().encode()
 
 
 def write_csv(rows: Rows, file: BinaryIO) -> None:
     """Write rows as CSV with a header, UTF-8."""
     file.write(csv_line(list(FIELDS)))
-    for row in rows:
-        file.write(csv_line([row[name] for name in FIELDS]))
+    remaining = iter(rows)
+    values = itemgetter(*FIELDS)
+    while batch := list(islice(remaining, _ROWS_AT_ONCE)):
+        text = io.StringIO()
+        csv.writer(text, lineterminator=_CSV_LINE_END).writerows(map(values, batch))
+        file.write(text.getvalue().encode())
 
 
 def write_jsonl(rows: Rows, file: BinaryIO) -> None:
