@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from piaa_sdk.choices import ReportFormat
+from piaa_sdk.choices import Engine, ReportFormat
 from piaa_sdk.cli_options import (
+    Address,
     BatchSize,
     Device,
     Force,
@@ -18,9 +19,11 @@ from piaa_sdk.cli_options import (
     Model,
     NoCache,
     Output,
+    PartSize,
     Photos,
     Recursive,
     RowOrder,
+    ScoringEngine,
     Top,
     Users,
     Workers,
@@ -52,6 +55,9 @@ def score(
     workers: Workers = None,
     no_cache: NoCache = False,
     force: Force = False,
+    engine: ScoringEngine = Engine.LOCAL,
+    address: Address = None,
+    part_size: PartSize = None,
 ) -> None:
     """Score photos and list the best first.
 
@@ -62,6 +68,13 @@ def score(
     A table is best first. Rows of csv and jsonl come as the photos do; on the screen each is written at
     once, so its percentile, the place among all photos, is empty. --output or --order score fills it in.
     """
+    if engine is Engine.RAY:
+        from piaa_sdk.cli_cluster import score_on_cluster
+
+        score_on_cluster(context, _listed(photos))
+        return
+    if address is not None or part_size is not None:
+        raise typer.BadParameter("only --engine ray has it; add that", param_hint="--address, --part-size")
     report_format = _settled_format(report_format, output)
     from piaa_sdk.images import find_images, printable
     from piaa_sdk.reports import open_report
