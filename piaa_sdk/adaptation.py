@@ -12,18 +12,21 @@ How well that worked is judged on pairs of ratings which no fit has seen.
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import combinations, product
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from piaa_sdk.devices import single_threaded_products
 from piaa_sdk.errors import SupportSetError
 from piaa_sdk.head import CovarianceParts, PersonalHead, covariance, spectrum
 from piaa_sdk.results import Adaptation, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     import numpy.typing as npt
 
@@ -66,6 +69,16 @@ def adapt(prior: Prior, support: SupportSet) -> PersonalHead:
             f"embeddings have {support.embeddings.shape[1]} numbers, the model reads {prior.embedding_dim}; "
             "embed the pictures with this model"
         )
+    with _threads_for(len(support)):
+        return _adapted(prior, support)
+
+
+def _threads_for(shots: int) -> AbstractContextManager[None]:
+    """Let matrices that are worth it take several threads; with others they only wait for each other."""
+    return single_threaded_products if shots <= _SWEEP_SHOTS else nullcontext()
+
+
+def _adapted(prior: Prior, support: SupportSet) -> PersonalHead:
     ratings = np.asarray(support.ratings, dtype=np.float64)
     parts = covariance(prior, support.embeddings)
     if len(ratings) > _SWEEP_SHOTS:
@@ -110,8 +123,9 @@ def judge(prior: Prior, support: SupportSet, *, seed: int = 0) -> Adaptation:
     ratings = np.asarray(support.ratings, dtype=np.float64)[rows]
     if len(rows) < _FEWEST_SHOTS:
         return Adaptation(shots, 0, None, None, None, Verdict.NOT_ENOUGH)
-    parts = covariance(prior, support.embeddings[rows])
-    personal, generic, judged = _judge_pairs(prior, parts, ratings, np.random.default_rng(seed))
+    with _threads_for(len(rows)):
+        parts = covariance(prior, support.embeddings[rows])
+        personal, generic, judged = _judge_pairs(prior, parts, ratings, np.random.default_rng(seed))
     pairs = judged > 0
     count = int(np.triu(pairs).sum())
     if count == 0:
@@ -196,7 +210,10 @@ def _fit(
 
 
 def _normalized(fits: list[_Fit]) -> Float64Array:
-    evidence = np.array([fit.evidence for fit in fits])
+    return _softmax(np.array([fit.evidence for fit in fits]))
+
+
+def _softmax(evidence: Float64Array) -> Float64Array:
     weights: Float64Array = np.exp(evidence - evidence.max())
     weights /= weights.sum()
     return weights
@@ -204,10 +221,14 @@ def _normalized(fits: list[_Fit]) -> Float64Array:
 
 def _kept(fits: list[_Fit]) -> list[_Fit]:
     """Drop the combinations that the ratings have ruled out."""
-    weights = _normalized(fits)
+    return [fits[row] for row in _kept_rows(np.array([fit.evidence for fit in fits]))]
+
+
+def _kept_rows(evidence: Float64Array) -> Rows:
+    """Return the combinations that the ratings have not ruled out, the likeliest first."""
+    weights = _softmax(evidence)
     order = np.argsort(-weights, kind="stable")
-    count = int(np.searchsorted(np.cumsum(weights[order]), _KEPT_WEIGHT)) + 1
-    return [fits[index] for index in order[:count]]
+    return order[: int(np.searchsorted(np.cumsum(weights[order]), _KEPT_WEIGHT)) + 1]
 
 
 def _student_factor(degrees: float) -> float:
@@ -230,10 +251,11 @@ def _judge_pairs(
     differs = ratings[:, None] != ratings
     generic_right = pair_agreement(parts.generic, ratings)
     personal, judged = np.zeros((shots, shots)), np.zeros((shots, shots))
+    rest = _LeaveOut(prior, parts, ratings)
     for left_out in _left_out(shots, rng):
         if np.ptp(ratings[left_out]) == 0:
             continue
-        scores = _predict_left_out(prior, parts, ratings, left_out)
+        scores = rest.scores(left_out)
         block = np.ix_(left_out, left_out)
         personal[block] += np.where(differs[block], pair_agreement(scores, ratings[left_out]), 0)
         judged[block] += differs[block]
@@ -248,16 +270,67 @@ def _left_out(shots: int, rng: np.random.Generator) -> Iterator[Rows]:
         yield from np.array_split(rng.permutation(shots), _FOLDS)
 
 
-def _predict_left_out(
-    prior: Prior, parts: CovarianceParts, ratings: Float64Array, left_out: Rows
-) -> Float64Array:
-    kept_in = np.setdiff1d(np.arange(len(ratings)), left_out)
-    fits = _kept(_fit_grid(prior, parts.part(kept_in), ratings[kept_in]))
-    scores = np.zeros(len(left_out))
-    for fit, weight in zip(fits, _normalized(fits), strict=True):
-        cross = parts.blend(fit.share, fit.slope_variance)[np.ix_(left_out, kept_in)]
-        scores += weight * (prior.slope_unit * fit.slope * parts.generic[left_out] + cross @ fit.weights)
-    return scores
+class _LeaveOut:
+    """Predictions of left-out ratings from all others, without fitting anew each time.
+
+    With P = (C + noise)^-1 of all ratings r and a = P (r - mean), what the rest predicts for the left-out
+    rows L is r_L - P_LL^-1 a_L; the determinant and the square of the rest, and so its evidence, follow from
+    |P_LL| and a_L' P_LL^-1 a_L in the same way (inverse of a partitioned matrix).
+
+    Args:
+        prior: What many people taught.
+        parts: Of the K rated pictures.
+        ratings: (K,), [0, 1] units.
+    """
+
+    def __init__(self, prior: Prior, parts: CovarianceParts, ratings: Float64Array) -> None:
+        self._prior, self._generic, self._shots = prior, parts.generic, len(ratings)
+        grid = prior.grid
+        pairs = list(product(grid.linear_shares.tolist(), grid.slopes.tolist()))
+        keys = list(dict.fromkeys((share, slope_variance) for share, (_, slope_variance) in pairs))
+        noises = grid.noises
+        self._inverses = np.empty((len(keys) * len(noises), self._shots, self._shots))
+        log_determinants = np.empty(len(self._inverses))
+        for number, key in enumerate(keys):
+            values, vectors = spectrum(parts.blend(*key))
+            for place, noise in enumerate(noises.tolist(), start=number * len(noises)):
+                self._inverses[place] = (vectors / (values + noise)) @ vectors.T
+                log_determinants[place] = np.log(values + noise).sum()
+        # One row for each combination of the grid, G in all; several share an inverse.
+        first = [keys.index((share, slope_variance)) * len(noises) for share, (_, slope_variance) in pairs]
+        self._places = (np.array(first)[:, None] + np.arange(len(noises))).ravel()
+        self._log_determinants = log_determinants[self._places]
+        self._slopes = np.repeat([slope for _, (slope, _) in pairs], len(noises))
+        self._residuals = (
+            ratings - prior.offset_mean - prior.slope_unit * self._slopes[:, None] * self._generic
+        )
+        self._dual = np.einsum("gij,gj->gi", self._inverses[self._places], self._residuals)
+        self._squares = np.einsum("gi,gi->g", self._residuals, self._dual)
+
+    def scores(self, left_out: Rows) -> Float64Array:
+        """Predict the ratings of the given rows from all others.
+
+        Args:
+            left_out: L rows, fewer than K.
+
+        Returns:
+            (L,), [0, 1] units, less the mean of the offset, which orders nothing.
+        """
+        prior = self._prior
+        blocks = self._inverses[:, left_out[:, None], left_out]
+        dual = self._dual[:, left_out]
+        errors = np.linalg.solve(blocks[self._places], dual[:, :, None])[:, :, 0]
+        log_determinants = self._log_determinants + np.linalg.slogdet(blocks)[1][self._places]
+        shots = self._shots - len(left_out)
+        squares = np.maximum(self._squares - (dual * errors).sum(axis=1), 0)
+        degrees = prior.variance_degrees
+        squares += degrees * prior.variance_scale
+        evidence = -0.5 * log_determinants - 0.5 * (degrees + shots) * np.log(squares)
+        kept = _kept_rows(evidence)
+        means = self._residuals[kept][:, left_out] - errors[kept]
+        means += prior.slope_unit * self._slopes[kept, None] * self._generic[left_out]
+        scores: Float64Array = _softmax(evidence[kept]) @ means
+        return scores
 
 
 def verdict_of(interval: tuple[float, float] | None) -> Verdict:

@@ -8,9 +8,10 @@ import io
 import math
 import os
 import sys
+import threading
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from piaa_sdk.errors import DeviceError, PiaaWarning, install_command
 
@@ -89,6 +90,41 @@ def cpu_count() -> int:
         allowed = os.cpu_count() or 1
     quotas = [math.ceil(quota) for quota in _cgroup_quotas(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))]
     return max(1, min([allowed, *quotas]))
+
+
+class _SingleThread:
+    """A context in which NumPy's matrix products take one thread each, whoever else is in it.
+
+    Products of a few dozen rows gain nothing from more, and threads that wait for each other by spinning
+    take the cores from those that decode pictures. The setting is the process's: it goes back to what it was
+    when the last one leaves.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._libraries: Any = None
+        self._limit: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._libraries is None:
+                from threadpoolctl import ThreadpoolController
+
+                self._libraries = ThreadpoolController()
+            if not self._inside:
+                self._limit = self._libraries.limit(limits=1, user_api="blas")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._limit.restore_original_limits()
+
+
+single_threaded_products = _SingleThread()
+"""Enter it around many small matrix products."""
 
 
 def _cgroup_quotas(membership: Path, root: Path) -> Iterator[float]:

@@ -21,6 +21,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
+import xxhash
 
 from piaa_sdk import cache_file
 from piaa_sdk.cache_file import DamagedFileError, ForeignFileError
@@ -179,7 +180,7 @@ class EmbeddingCache:
             self._guarded(partial(self._remember, seen), None, writing=True)
 
     def _content_key(self, content_key: bytes) -> bytes:
-        return self._key(content_key, b"content")
+        return self._key(content_key, b"content xxh3")
 
     def _stamp_key(self, stamp: FileStamp) -> bytes:
         return self._key(b"%d %d %b" % (stamp.size, stamp.mtime_ns, os.fsencode(stamp.path)), b"stamp")
@@ -284,8 +285,13 @@ class EmbeddingCache:
 
 
 def content_key(data: bytes) -> bytes:
-    """Hash what a file holds, 16 bytes."""
-    return hashlib.blake2b(data, digest_size=_KEY_BYTES).digest()
+    """Hash what a file holds, 16 bytes.
+
+    XXH3 reads a photo in a tenth of a millisecond, where a cryptographic hash takes 2 to 4: a twentieth of
+    all the work on it. Files do not meet by accident in 128 bits; whoever makes two that do gets the one's
+    score for the other, and nothing else.
+    """
+    return xxhash.xxh3_128_digest(data)
 
 
 def default_path() -> Path:
@@ -355,7 +361,9 @@ def _decoded(rows: list[tuple[bytes, bytes]], dim: int) -> dict[bytes, FloatArra
         return {}
     stored = np.frombuffer(b"".join(embedding for _, embedding in rows), dtype="<f2")
     embeddings = stored.reshape(len(rows), dim).astype(np.float32)
-    return {key: row for (key, _), row in zip(rows, embeddings, strict=True) if np.isfinite(row).all()}
+    are_sound = np.logical_and.reduce(np.isfinite(embeddings), axis=1).tolist()
+    found = zip(rows, embeddings, are_sound, strict=True)
+    return {key: embedding for (key, _), embedding, is_sound in found if is_sound}
 
 
 @contextmanager

@@ -383,33 +383,30 @@ class PersonalHead:
         prior = self.prior
         straight, curved = prior.kernels(embeddings, self.embeddings)
         own_straight = _squared_lengths(embeddings) * prior.linear_scale
-        means, latents = [], []
-        noise = np.zeros(len(embeddings))
-        blends: dict[tuple[float, float], tuple[Float64Array, Float64Array]] = {}
-        for component, weights, variance in zip(self.components, self.weights, self.variances, strict=True):
-            share, slope, slope_variance, noise_ratio, weight = component
+        shares = self.components[:, 4]
+        means, latents = np.empty((2, len(self.components), len(embeddings)))
+        for rows in self._blends:  # components differ in noise more than in share and slope
+            share, slope, slope_variance, _, _ = self.components[rows[0]]
             values, vectors = self.spectrum_of(share, slope_variance)
-            if (share, slope_variance) not in blends:  # components differ in noise more than in these
-                cross = _blend(
-                    straight,
-                    curved,
-                    share,
-                    slope_variance,
-                    prior.offset_variance,
-                    generic,
-                    self.known_generic,
-                )
-                blends[share, slope_variance] = cross, (cross @ vectors) ** 2
-            cross, projected = blends[share, slope_variance]
-            own = share * own_straight + (1 - share) + slope_variance * generic**2 + prior.offset_variance
-            explained = projected @ (1 / (values + noise_ratio))
-            means.append(prior.offset_mean + prior.slope_unit * slope * generic + cross @ weights)
-            latents.append(variance * np.maximum(own - explained, 0))
-            noise += weight * variance * noise_ratio
-        share_of = self.components[:, 4]
-        mean = share_of @ np.array(means)
-        spread = share_of @ (np.array(means) - mean) ** 2
-        return mean, share_of @ np.array(latents) + spread, noise
+            offset = prior.offset_variance
+            cross = _blend(straight, curved, share, slope_variance, offset, generic, self.known_generic)
+            own = share * own_straight + (1 - share) + slope_variance * generic**2 + offset
+            explained = (1 / (values + self.components[rows, 3, None])) @ ((cross @ vectors) ** 2).T
+            means[rows] = self.weights[rows] @ cross.T + (
+                prior.offset_mean + prior.slope_unit * slope * generic
+            )
+            latents[rows] = self.variances[rows, None] * np.maximum(own - explained, 0)
+        mean = shares @ means
+        spread = shares @ (means - mean) ** 2
+        noise = float(shares @ (self.variances * self.components[:, 3]))
+        return mean, shares @ latents + spread, np.full(len(embeddings), noise)
+
+    @cached_property
+    def _blends(self) -> list[npt.NDArray[np.intp]]:
+        """The components that share their covariance: rows of each share, slope and variance of the slope."""
+        _, numbers = np.unique(self.components[:, :3], axis=0, return_inverse=True)
+        numbers = numbers.reshape(-1)
+        return [np.flatnonzero(numbers == number) for number in range(numbers.max() + 1)]
 
     @cached_property
     def known_generic(self) -> Float64Array:
@@ -500,10 +497,17 @@ def _blend(
 
 def arc_cosine_kernel(first: Float64Array, second: Float64Array, bias: float) -> Float64Array:
     """Compare (N, D) with (J, D) by the arc-cosine kernel of order 1 (Cho and Saul 2009): (N, J)."""
-    lengths = np.sqrt(np.outer(_squared_lengths(first) + bias, _squared_lengths(second) + bias))
-    cosine = np.clip((first @ second.T + bias) / lengths, -1, 1)
+    lengths = np.outer(np.sqrt(_squared_lengths(first) + bias), np.sqrt(_squared_lengths(second) + bias))
+    cosine = first @ second.T
+    cosine += bias
+    cosine /= lengths
+    np.clip(cosine, -1, 1, out=cosine)
     sine = np.sqrt((1 - cosine) * (1 + cosine))
-    product: Float64Array = lengths * (sine + (np.pi - np.arccos(cosine)) * cosine) / np.pi
+    product: Float64Array = np.arccos(-cosine)  # pi minus the angle
+    product *= cosine
+    product += sine
+    product *= lengths
+    product /= np.pi
     return product
 
 

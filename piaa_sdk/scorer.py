@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import shlex
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import count, tee
+from itertools import chain, count, tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
@@ -18,6 +19,7 @@ from piaa_sdk.adaptation import adapt, adaptation_of, judge
 from piaa_sdk.bundle import EMBEDDED_FOLDER
 from piaa_sdk.carried_person import CarriedPerson
 from piaa_sdk.choices import Method
+from piaa_sdk.devices import cpu_count, single_threaded_products
 from piaa_sdk.engine import Engine, pictures_of
 from piaa_sdk.errors import (
     ImageError,
@@ -77,7 +79,8 @@ _LARGEST_DIFFERENCE = 5e-3
 """Between torch and a graph whose embedding is rounded to float16, share of the scale."""
 
 _TOGETHER = 256  # embeddings that are turned into scores at once
-_HOLD_SECONDS = 0.02  # how long one waits for others to be scored with
+_PART = 64  # of them in one thread
+_HOLD_SECONDS = 0.05  # how long one waits for others to be scored with
 
 
 class Scorer:
@@ -708,6 +711,7 @@ def score_each(
     engines = list(dict.fromkeys(scorer._engine for scorer in scorers))
     branches = tee(pictures_of(images), len(engines))
     with ExitStack() as stack:
+        threads = stack.enter_context(ThreadPoolExecutor(cpu_count(), thread_name_prefix="piaa-head"))
         streams = [
             stack.enter_context(closing(engine.embed(branch, expand=False)))
             for engine, branch in zip(engines, branches, strict=True)
@@ -717,20 +721,28 @@ def score_each(
         for embedded in zip(*streams, strict=True):
             waiting.append(embedded)
             if len(waiting) >= _TOGETHER or time.monotonic() >= due:
-                yield from _scores_of(scorers, engines, waiting)
+                yield from _scores_of(scorers, engines, waiting, threads)
                 waiting = []
                 due = time.monotonic() + _HOLD_SECONDS
-        yield from _scores_of(scorers, engines, waiting)
+        yield from _scores_of(scorers, engines, waiting, threads)
 
 
 def _scores_of(
-    scorers: Sequence[Scorer], engines: Sequence[Engine], rows: Sequence[tuple[EmbeddedImage, ...]]
-) -> Iterator[tuple[Score, ...]]:
-    """Score pictures, each of which every engine has embedded."""
-    columns = zip(engines, zip(*rows, strict=True), strict=True) if rows else ()
-    read = {engine: _Read.of(engine, items) for engine, items in columns}
-    if read:
-        yield from zip(*(scorer._scores(read[scorer._engine]) for scorer in scorers), strict=True)
+    scorers: Sequence[Scorer],
+    engines: Sequence[Engine],
+    rows: Sequence[tuple[EmbeddedImage, ...]],
+    threads: ThreadPoolExecutor,
+) -> list[tuple[Score, ...]]:
+    """Score pictures, each of which every engine has embedded, on all cores if they are many."""
+
+    def scored(part: Sequence[tuple[EmbeddedImage, ...]]) -> list[tuple[Score, ...]]:
+        columns = zip(engines, zip(*part, strict=True), strict=True)
+        read = {engine: _Read.of(engine, items) for engine, items in columns}
+        return list(zip(*(scorer._scores(read[scorer._engine]) for scorer in scorers), strict=True))
+
+    parts = [rows[start : start + _PART] for start in range(0, len(rows), _PART)]
+    with single_threaded_products:
+        return list(chain.from_iterable((threads.map if len(parts) > 1 else map)(scored, parts)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

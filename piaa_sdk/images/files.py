@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ _KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
+_STRETCH = 10_000  # entries of a folder that are put in order together
 _FOLDER_NAMED_LIKE_A_PICTURE = "a folder, not a picture"
 
 
@@ -38,8 +40,9 @@ def find_images(paths: Iterable[PathInput], *, recursive: bool = True) -> Iterat
 
     A file that is named is taken whatever its suffix. In a folder the files with a suffix of
     ``IMAGE_SUFFIXES`` are taken, in the order of their names (``img2`` before ``img10``), then those of its
-    folders. Names that begin with a dot are left out: hidden files, and the ``._`` companions of macOS. Links
-    to folders are followed, but each folder is read once per path that was given.
+    folders. A folder of more than ten thousand files comes in stretches that are each in order. Names that
+    begin with a dot are left out: hidden files, and the ``._`` companions of macOS. Links to folders are
+    followed, but each folder is read once per path that was given.
 
     Args:
         paths: Files and folders.
@@ -119,26 +122,37 @@ def _walk(folder: Path, recursive: bool) -> Iterator[Path | ImageError]:
     seen: set[tuple[int, int]] = set()
     while waiting:
         folder = waiting.pop()
+        folders = []
         try:
             status = folder.stat()
             if (status.st_dev, status.st_ino) in seen:
                 continue
             seen.add((status.st_dev, status.st_ino))
-            with os.scandir(folder) as entries:
-                names = sorted((_sort_key(entry.name), entry.name, _is_folder(entry)) for entry in entries)
+            for name, is_folder in _entries(folder):
+                if is_folder and recursive:
+                    folders.append(folder / name)
+                if _has_image_suffix(name):
+                    path = folder / name
+                    yield (
+                        ImageError(printable(str(path)), _FOLDER_NAMED_LIKE_A_PICTURE) if is_folder else path
+                    )
         except OSError as error:
             yield ImageError(printable(str(folder)), _why(error))
-            continue
-        folders = []
-        for _, name, is_folder in names:
-            if name.startswith("."):
-                continue
-            if is_folder and recursive:
-                folders.append(folder / name)
-            if _has_image_suffix(name):
-                path = folder / name
-                yield ImageError(printable(str(path)), _FOLDER_NAMED_LIKE_A_PICTURE) if is_folder else path
         waiting.extend(reversed(folders))
+
+
+def _entries(folder: Path) -> Iterator[tuple[str, bool]]:
+    """Yield what lies in a folder and is not hidden, in the order of the names: name, whether a folder.
+
+    A very large folder comes in stretches that are each in order, so that the first picture does not wait
+    for the last one's name to be read.
+    """
+    with os.scandir(folder) as entries:
+        while stretch := list(islice(entries, _STRETCH)):
+            named = [(_sort_key(entry.name), entry.name, _is_folder(entry)) for entry in stretch]
+            for _, name, is_folder in sorted(named):
+                if not name.startswith("."):
+                    yield name, is_folder
 
 
 def _mode(name: str) -> int:
@@ -155,7 +169,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _has_image_suffix(name: str) -> bool:
-    return Path(name).suffix.lower() in IMAGE_SUFFIXES
+    # os.path costs a fifth of what Path does, which shows in a folder of a million.
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
 
 
 def _sort_key(name: str) -> tuple[str | int, ...]:

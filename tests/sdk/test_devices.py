@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
 
 from piaa_sdk import devices
-from piaa_sdk.devices import available_devices, cpu_count, installed_runtimes, repair_command
+from piaa_sdk.devices import (
+    available_devices,
+    cpu_count,
+    installed_runtimes,
+    repair_command,
+    single_threaded_products,
+)
 from piaa_sdk.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -108,3 +115,21 @@ def test_a_broken_runtime_says_how_to_mend_it(
             available_devices()
     finally:
         sys.modules.pop("onnxruntime", None)
+
+
+def test_matrix_products_take_one_thread_until_the_last_one_leaves() -> None:
+    """The setting is the host program's: two scorers at work in two threads must not leave it changed."""
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    def threads() -> list[int]:
+        return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+
+    with threadpool_limits(3, user_api="blas"):
+        before = threads()
+        first, second = ExitStack(), ExitStack()
+        first.enter_context(single_threaded_products)
+        second.enter_context(single_threaded_products)
+        first.close()
+        assert set(threads()) == {1}
+        second.close()
+        assert threads() == before
