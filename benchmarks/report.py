@@ -15,11 +15,29 @@ from piaa_sdk.devices import cpu_count
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-DISTRIBUTIONS = ("numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "torch", "torchvision", "timm")
+BUSY = 0.25
+"""Processes per core that wait or run, above which figures are not to be trusted."""
+
+DISTRIBUTIONS = (
+    "numpy",
+    "pillow",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "xxhash",
+    "torch",
+    "torchvision",
+    "timm",
+)
+
+
+LOAD_AT_START = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
 
 def describe_machine() -> str:
-    """Return the processor, the cores this process may use, Python and the versions that matter."""
+    """Return the processor, the cores this process may use, Python and the versions that matter.
+
+    A last line says so where the machine was busy with other things when the benchmark began.
+    """
     versions = [f"piaa-sdk {__version__}", f"Python {platform.python_version()}"]
     for name in DISTRIBUTIONS:
         try:
@@ -27,7 +45,13 @@ def describe_machine() -> str:
         except importlib.metadata.PackageNotFoundError:
             continue
     cores = f"{cpu_count()} of {os.cpu_count()} cores"
-    return f"{_processor()}, {cores}, {platform.system()}\n{', '.join(versions)}"
+    lines = [f"{_processor()}, {cores}, {platform.system()}", ", ".join(versions)]
+    if BUSY * cpu_count() < LOAD_AT_START:
+        lines.append(
+            f"BUSY: {LOAD_AT_START:.1f} processes were at work before; rates come out too low, and those of "
+            "torch's scripts much too low"
+        )
+    return "\n".join(lines)
 
 
 def _processor() -> str:

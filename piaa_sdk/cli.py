@@ -35,6 +35,7 @@ from piaa_sdk.cli_options import (
     StopsEarly,
     Workers,
 )
+from piaa_sdk.cli_runs import ARGUMENTS
 from piaa_sdk.errors import PiaaError, ProfileNotFoundError
 from piaa_sdk.terminal import STOPPED, Console, silence, tell
 
@@ -55,6 +56,10 @@ _READER_LEFT = 141  # what they report for one whose output nobody reads any mor
 class _Program(TyperGroup):
     """All commands, with one place where errors become messages."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta[ARGUMENTS] = tuple(args)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         console = ctx.obj = Console(sys.stderr)
         with console.captured_warnings(), listening(console.say, wants_progress=console.shows_progress):
@@ -68,6 +73,9 @@ class _Program(TyperGroup):
                 code = STOPPED
             except BrokenPipeError:
                 code = _READER_LEFT
+            except MemoryError:
+                console.say("error: there is not enough memory; close other programs, or try --workers 1")
+                code = 1
         for stream in (sys.stdout, sys.stderr):
             silence(stream)
         raise typer.Exit(code)

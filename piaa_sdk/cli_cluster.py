@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from piaa_sdk.choices import ReportFormat
+from piaa_sdk.choices import Engine, ReportFormat
 from piaa_sdk.terminal import STOPPED, Console, count_of, progress_text
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ _GO_WITH_IT = frozenset(
         "recursive",
         "device",
         "batch_size",
+        "previews",
+        "resume",  # which a job does unasked
         "workers",
         "no_cache",  # workers have none
         "engine",
@@ -39,6 +41,21 @@ _GO_WITH_IT = frozenset(
     }
 )
 """Parameters of ``piaa score`` that mean something for a cluster."""
+
+
+def runs_on_cluster(context: typer.Context) -> bool:
+    """Tell whether ``piaa score`` was called for a cluster.
+
+    Raises:
+        typer.BadParameter: It was not, but what only a cluster has was given.
+    """
+    given = context.params
+    if given["engine"] is Engine.RAY:
+        return True
+    for option, name in (("--address", "address"), ("--part-size", "part_size")):
+        if given[name] is not None:
+            raise typer.BadParameter("only --engine ray has it; add that", param_hint=option)
+    return False
 
 
 def score_on_cluster(context: typer.Context, photos: Sequence[str]) -> None:
@@ -66,6 +83,7 @@ def score_on_cluster(context: typer.Context, photos: Sequence[str]) -> None:
         device=given["device"],
         workers=given["workers"],
         batch_size=given["batch_size"],
+        previews=given["previews"],
     )
     folder = printable(str(given["output"]))
     with _own_stream(console) as own:

@@ -52,8 +52,26 @@ RowOrder = Annotated[
 Recursive = Annotated[
     bool, typer.Option("--recursive/--no-recursive", help="Look into the folders inside folders too.")
 ]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="Go on where a run that was stopped left off: photos that have scores are not looked at again.",
+    ),
+]
+Watch = Annotated[
+    bool,
+    typer.Option("--watch", help="Score what is in the folders, then what arrives in them, until Ctrl-C."),
+]
 BatchSize = Annotated[
-    int, typer.Option("--batch-size", metavar="N", min=1, max=1024, help="Photos computed in one go.")
+    int | None,
+    typer.Option(
+        "--batch-size",
+        metavar="N",
+        min=1,
+        max=1024,
+        help="Photos computed in one go; follows from the device.",
+    ),
 ]
 Workers = Annotated[
     int | None,
@@ -75,6 +93,14 @@ Model = Annotated[
         "--model",
         metavar="MODEL",
         help="Another model than piaa's own: a folder, or org/name[@revision] on the Hugging Face Hub.",
+    ),
+]
+Previews = Annotated[
+    bool,
+    typer.Option(
+        "--previews",
+        help="Score camera JPEGs and HEICs by their embedded previews where these are large enough: faster, "
+        "scores move a little.",
     ),
 ]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Look at every photo afresh and remember nothing.")]

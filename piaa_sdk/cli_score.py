@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from piaa_sdk.choices import Engine, ReportFormat
+from piaa_sdk.cli_cluster import runs_on_cluster, score_on_cluster
 from piaa_sdk.cli_options import (
     Address,
     BatchSize,
@@ -21,14 +22,18 @@ from piaa_sdk.cli_options import (
     Output,
     PartSize,
     Photos,
+    Previews,
     Recursive,
+    Resume,
     RowOrder,
     ScoringEngine,
     Top,
     Users,
+    Watch,
     Workers,
 )
-from piaa_sdk.terminal import STOPPED, count_of
+from piaa_sdk.cli_runs import Tally, check_settings, score_arrivals, tell_of_earlier_rows
+from piaa_sdk.terminal import STOPPED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -36,6 +41,7 @@ if TYPE_CHECKING:
 
     from piaa_sdk.errors import ImageError
     from piaa_sdk.reports import Report
+    from piaa_sdk.row_file import RunRecord
     from piaa_sdk.scorer import Scorer
     from piaa_sdk.terminal import Console
 
@@ -51,10 +57,13 @@ def score(
     order: RowOrder = None,
     recursive: Recursive = True,
     device: Device = "auto",
-    batch_size: BatchSize = 8,
+    batch_size: BatchSize = None,
     workers: Workers = None,
+    previews: Previews = False,
     no_cache: NoCache = False,
     force: Force = False,
+    resume: Resume = False,
+    watch: Watch = False,
     engine: ScoringEngine = Engine.LOCAL,
     address: Address = None,
     part_size: PartSize = None,
@@ -68,39 +77,51 @@ def score(
     A table is best first. Rows of csv and jsonl come as the photos do; on the screen each is written at
     once, so its percentile, the place among all photos, is empty. --output or --order score fills it in.
     """
-    if engine is Engine.RAY:
-        from piaa_sdk.cli_cluster import score_on_cluster
-
+    if runs_on_cluster(context):
         score_on_cluster(context, _listed(photos))
         return
-    if address is not None or part_size is not None:
-        raise typer.BadParameter("only --engine ray has it; add that", param_hint="--address, --part-size")
+    check_settings(photos, output, resume=resume, watch=watch)
     report_format = _settled_format(report_format, output)
-    from piaa_sdk.images import find_images, printable
+    from piaa_sdk.images import find_images
     from piaa_sdk.reports import open_report
-    from piaa_sdk.row_file import PersonRecord, RunRecord
-    from piaa_sdk.row_formats import path_field
-    from piaa_sdk.scorer import Scorer
 
     console: Console = context.obj
-    first, *others = dict.fromkeys(user) if user else [None]
-    scorer = Scorer.from_pretrained(
-        model, user=first, device=device, cache=not no_cache, workers=workers, batch_size=batch_size
-    )
-    scorers = [scorer, *(scorer.for_user(name) for name in others if name is not None)]
+    scorers = _scorers(context.params)
     paths = _listed(photos)
-    settings: dict[str, Any] = {"model": model, "recursive": recursive, "top": top}
-    settings["photos"] = [path_field(path) for path in photos]
-    people = [PersonRecord(one.user, one.scale, one.scorer_id) for one in scorers]
-    record = RunRecord.of(scorer.bundle, people, settings)
-    count = _Count(find_images(paths, recursive=recursive)) if console.shows_progress else None
+    settings = {"model": model, "recursive": recursive, "top": top, "previews": previews}
+    record = _record(scorers, photos, settings)
+    choice: dict[str, Any] = {"output": output, "order": order, "top": top, "replace": force}
     with open_report(
-        record, report_format, stdout=sys.stdout, output=output, order=order, top=top, replace=force
+        record, report_format, stdout=sys.stdout, resume=resume, latest_only=watch, **choice
     ) as report:
-        if report.set_aside:
-            earlier = printable(str(report.set_aside))
-            console.warn(f"rows of an earlier run that was stopped are kept in {earlier}")
-        _score_into(report, scorers, find_images(paths, recursive=recursive), console, count, output)
+        tell_of_earlier_rows(report, output, console, resume=resume)
+        if watch:
+            tally = score_arrivals(report, scorers, paths, console, recursive=recursive)
+        else:
+            count = _Count(find_images(paths, recursive=recursive)) if console.shows_progress else None
+            images = find_images(paths, recursive=recursive)
+            tally = _score_into(report, scorers, images, console, count, context)
+    _tell(tally, scorers, console, output)
+    raise typer.Exit(1 if tally.failed and not watch else 0)
+
+
+def _scorers(given: dict[str, Any]) -> list[Scorer]:
+    from piaa_sdk.scorer import Scorer
+
+    first, *others = dict.fromkeys(given["user"]) if given["user"] else [None]
+    settings = {name: given[name] for name in ("device", "workers", "batch_size", "previews")}
+    scorer = Scorer.from_pretrained(given["model"], user=first, cache=not given["no_cache"], **settings)
+    return [scorer, *(scorer.for_user(name) for name in others if name is not None)]
+
+
+def _record(scorers: Sequence[Scorer], photos: Sequence[str], settings: dict[str, Any]) -> RunRecord:
+    from piaa_sdk.row_file import PersonRecord, RunRecord
+    from piaa_sdk.row_formats import path_field
+
+    people = [PersonRecord(one.user, one.scale, one.scorer_id) for one in scorers]
+    return RunRecord.of(
+        scorers[0].bundle, people, settings | {"photos": [path_field(path) for path in photos]}
+    )
 
 
 class _Count:
@@ -125,39 +146,38 @@ def _score_into(
     images: Iterable[Path | ImageError],
     console: Console,
     total: Callable[[], int | None] | None,
-    output: Path | None,
-) -> None:
-    from piaa_sdk.images import printable
+    context: typer.Context,
+) -> Tally:
     from piaa_sdk.scorer import score_each
 
-    scored = failed = 0
+    tally = Tally(report, console)
+
+    def to_do() -> int | None:
+        count = total() if total is not None else None
+        return None if count is None else max(0, count - report.photos_kept)
+
     try:
-        for scores in console.track(score_each(scorers, images), total):
-            for score in scores:
-                report.add(score)
-            error = next((score.error for score in scores if score.error is not None), None)
-            if error is None:
-                scored += 1
-            else:
-                failed += 1
-                console.say(f"skipped: {printable(scores[0].image)}: {printable(error.reason)}")
-        if not scored + failed:
+        for scores in console.track(score_each(scorers, report.pending(images)), to_do):
+            tally.add(scores)
+        if not tally.photos:
             console.say("error: no photos found; name photos, or folders that hold some")
             raise typer.Exit(1)
         report.finish()
     except KeyboardInterrupt:
-        has_rows = report.partial is not None and scored + failed > 0
-        kept = f"; their rows are kept in {printable(str(report.partial))}" if has_rows else ""
-        console.say(f"stopped after {count_of(scored + failed, 'photo')}{kept}")
+        console.say(tally.stopped(context))
         raise typer.Exit(STOPPED) from None
-    counted = f"{scored:,} of {count_of(scored + failed, 'photo')}" if failed else count_of(scored, "photo")
+    return tally
+
+
+def _tell(tally: Tally, scorers: Sequence[Scorer], console: Console, output: Path | None) -> None:
+    from piaa_sdk.images import printable
+
+    tally.tell_of_rows_left()
     console.say(
-        f"scored {counted} {_for_whom(scorers)}"
-        + (f"; {failed:,} could not be read" if failed else "")
+        f"scored {tally.summary()} {_for_whom(scorers)}"
+        + (f"; {tally.failed:,} could not be read" if tally.failed else "")
         + (f"; wrote {printable(str(output))}" if output else "")
     )
-    if failed:
-        raise typer.Exit(1)
 
 
 def _for_whom(scorers: Sequence[Scorer]) -> str:

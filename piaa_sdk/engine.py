@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ from piaa_sdk.backbone import Backbone
 from piaa_sdk.embedding_cache import EmbeddingCache, default_path
 from piaa_sdk.errors import ModelFormatError
 from piaa_sdk.head import Prior
-from piaa_sdk.images import find_images
+from piaa_sdk.images import PREVIEW_RULE, find_images
 from piaa_sdk.pipeline import embed_images
 
 if TYPE_CHECKING:
@@ -33,8 +34,9 @@ class Engine:
         device: As of :class:`piaa_sdk.backbone.Backbone`.
         cache: Whether embeddings are kept, or the file to keep them in.
         workers: Threads; None for as many as there are cores.
-        batch_size: Pictures that a thread takes at once.
+        batch_size: Pictures that a thread takes at once; None for as many as the device likes.
         prior: What reads the embeddings; None for the bundle's.
+        previews: Whether :meth:`embed` may decode embedded previews; :mod:`piaa_sdk.images.previews` tells.
 
     Raises:
         ModelFormatError: The prior is damaged or reads other embeddings.
@@ -47,8 +49,10 @@ class Engine:
         device: str,
         cache: bool | PathInput,
         workers: int | None,
-        batch_size: int,
+        batch_size: int | None,
         prior: Prior | None = None,
+        *,
+        previews: bool = False,
     ) -> None:
         self.bundle = bundle
         self.prior = Prior.load(bundle.prior_path) if prior is None else prior
@@ -62,6 +66,7 @@ class Engine:
         self._cache = cache
         self._workers = workers
         self._batch_size = batch_size
+        self.previews = previews
 
     def with_network(self, graph: bytes, prior: Prior) -> Engine:
         """Make the engine of a person's own network, with the same settings.
@@ -71,7 +76,15 @@ class Engine:
             prior: What reads that.
         """
         bundle = self.bundle.with_graph(graph, prior.embedding_dim)
-        return Engine(bundle, self._device, self._cache, self._workers, self._batch_size, prior)
+        return Engine(
+            bundle,
+            self._device,
+            self._cache,
+            self._workers,
+            self._batch_size,
+            prior,
+            previews=self.previews,
+        )
 
     @property
     def asked_device(self) -> str:
@@ -80,29 +93,57 @@ class Engine:
 
     @cached_property
     def cache(self) -> EmbeddingCache | None:
-        """Where embeddings are kept; None if nowhere."""
+        """Where embeddings of photos are kept; None if nowhere."""
+        return self._cache_of(self.bundle.embedding_id)
+
+    @cached_property
+    def preview_cache(self) -> EmbeddingCache | None:
+        """Where embeddings are kept that were made with previews: the same file, never the same entries."""
+        return self._cache_of(preview_space(self.bundle.embedding_id))
+
+    def _cache_of(self, space: str) -> EmbeddingCache | None:
         if self._cache is False:
             return None
         path = default_path() if self._cache is True else Path(self._cache)
-        return EmbeddingCache(path, self.bundle.embedding_id, self.bundle.embedding_dim)
+        return EmbeddingCache(path, space, self.bundle.embedding_dim)
 
     def embed(
-        self, images: ImageInput | Iterable[ImageInput | ImageError], *, expand: bool = True
+        self,
+        images: ImageInput | Iterable[ImageInput | ImageError],
+        *,
+        expand: bool = True,
+        in_full: bool = False,
     ) -> Generator[EmbeddedImage, None, None]:
         """Embed pictures, in the order of the input.
 
         Args:
             images: A picture, a folder of pictures, or any iterable of both and of errors.
             expand: Whether folders are walked.
+            in_full: Never by an embedded preview, whatever this engine does else: what is learned from is
+                stored, and read by whoever scores without them.
         """
+        previews = self.previews and not in_full
         return embed_images(
             self.backbone,
             self.bundle.preprocessing,
             pictures_of(images, expand=expand),
-            cache=self.cache,
+            cache=self.preview_cache if previews else self.cache,
             workers=self._workers,
             batch_size=self._batch_size,
+            previews=previews,
         )
+
+
+def preview_space(embedding_id: str) -> str:
+    """Name the embeddings that a bundle makes with previews, hex.
+
+    They are close enough to the bundle's own to be scored by what was learned from those, so profiles fit
+    both; they are not the same numbers, so the cache keeps both apart.
+
+    Args:
+        embedding_id: The bundle's.
+    """
+    return hashlib.sha256(f"{embedding_id} previews {PREVIEW_RULE}".encode()).hexdigest()
 
 
 def pictures_of(

@@ -7,6 +7,7 @@ import errno
 import os
 import secrets
 import stat
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 PARTIAL_SUFFIX = ".partial"
 """How the names of files end that are not complete yet; their names begin with a dot."""
 
+_FAR_AWAY = 1 << 40  # a byte that no file of ours has: Windows lets nobody else read what is locked
 _REPLACE_ATTEMPTS = 50
 _SECONDS_BETWEEN_ATTEMPTS = 0.02
 
@@ -65,6 +67,30 @@ def write_atomically(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
     _sync_folder(path.parent)
+
+
+def lock(descriptor: int) -> bool:
+    """Try to be the only process that works on a file, for as long as it is open or the process lives.
+
+    Args:
+        descriptor: Of the file, open for writing.
+
+    Returns:
+        False if another one does. Where the file system knows no locks, everybody is told True.
+    """
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            os.lseek(descriptor, _FAR_AWAY, os.SEEK_SET)
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK, errno.EDEADLK)
+    return True
 
 
 def _check_regular(status: os.stat_result) -> None:

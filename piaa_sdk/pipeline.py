@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import numpy as np
 from PIL import Image
 
+from piaa_sdk.backbone import LARGE_BATCH
 from piaa_sdk.devices import cpu_count
 from piaa_sdk.embedding_cache import CacheEntry, FileStamp, content_key
-from piaa_sdk.errors import ImageError
+from piaa_sdk.errors import DeviceError, ImageError
 from piaa_sdk.images import decode, display_name, load_image, printable, read_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator
+    from collections.abc import Generator, Iterable, Iterator, Sequence
 
     from piaa_sdk.array_types import FloatArray, ImageInput, PixelArray
     from piaa_sdk.backbone import Backbone
@@ -40,6 +41,7 @@ _LOOK_UP = 256  # photos looked up in the cache at once
 _SLICE_SECONDS = 0.02  # how long the input is read before what it gave is worked on
 _SLOW_SECONDS = 0.25  # an input that takes longer is not asked again before its results are out
 _POLL_SECONDS = 0.2  # Windows delivers Ctrl-C only between waits
+_NO_MEMORY = "not enough memory to score it"
 _REMEMBERED = 8192  # outcomes kept for duplicates, 2 KB each
 
 _Key = TypeVar("_Key")
@@ -71,7 +73,8 @@ def embed_images(
     *,
     cache: EmbeddingCache | None = None,
     workers: int | None = None,
-    batch_size: int = 8,
+    batch_size: int | None = None,
+    previews: bool = False,
 ) -> Generator[EmbeddedImage, None, None]:
     """Embed pictures in several threads; the same embeddings to the last bit whatever the settings.
 
@@ -85,7 +88,10 @@ def embed_images(
         images: Pictures; an ImageError among them is passed on in its place.
         cache: Where embeddings are looked up and stored; None to do without.
         workers: Threads; by default as many as there are cores.
-        batch_size: Pictures that a worker decodes before it calls the network; at least 1.
+        batch_size: Pictures that a worker decodes before it calls the network; by default as many as the
+            network's device likes.
+        previews: As of :func:`piaa_sdk.images.decode`; the cache must hold nothing that was decoded with the
+            other choice.
 
     Returns:
         A generator of one EmbeddedImage per input, in its order. Closing it, or an exception such as Ctrl-C
@@ -99,9 +105,10 @@ def embed_images(
     """
     workers = cpu_count() if workers is None else workers
     for name, value in (("workers", workers), ("batch_size", batch_size)):
-        if value < 1:
+        if value is not None and value < 1:
             raise ValueError(f"{name} is {value}, must be at least 1")
-    return _Run(_Crew(backbone, preprocessing, cache, workers, batch_size), cache).results(images)
+    crew = _Crew(backbone, preprocessing, cache, workers, batch_size, previews=previews)
+    return _Run(crew, cache).results(images)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -215,15 +222,19 @@ class _Crew:
         preprocessing: Preprocessing,
         cache: EmbeddingCache | None,
         workers: int,
-        batch_size: int,
+        batch_size: int | None,
+        *,
+        previews: bool,
     ) -> None:
-        self.window = max(_WINDOW, 4 * workers * batch_size)
+        # Which device it will be is not asked before there is something to compute: that may start a driver.
+        self.window = max(_WINDOW, 4 * workers * (batch_size or LARGE_BATCH))
         self.memory_limit = max(256, 32 * workers) * _MEGABYTE
         self._backbone = backbone
         self._preprocessing = preprocessing
         self._cache = cache
         self._workers = workers
         self._batch_size = batch_size
+        self._previews = previews
         self._budget = _Budget(max(128, 16 * workers) * _MEGABYTE)
         self._contents: _Recent[bytes] = _Recent(max(_REMEMBERED, 2 * self.window))
         self._lock = threading.Lock()
@@ -240,7 +251,15 @@ class _Crew:
                 self._executor = ThreadPoolExecutor(self._workers, thread_name_prefix="piaa-worker")
             self._pending.extend(jobs)
             for _ in range(min(self._workers - self._tasks, len(self._pending))):
-                self._executor.submit(self._work)
+                try:
+                    self._executor.submit(self._work)
+                except RuntimeError as error:
+                    if self._tasks:  # those that could be started go on alone
+                        break
+                    raise DeviceError(
+                        f"cpu: no thread could be started ({error}): there is not enough memory; close other "
+                        "programs, or try fewer workers"
+                    ) from error
                 self._tasks += 1
 
     def stop(self) -> None:
@@ -268,7 +287,8 @@ class _Crew:
         with self._lock:
             # The last pictures are shared out, so that no worker sits idle while another has a full batch.
             share = math.ceil(len(self._pending) / self._workers)
-            return [self._pending.popleft() for _ in range(min(self._batch_size, share))]
+            most = self._batch_size or self._backbone.batch_size  # known for sure once the device is open
+            return [self._pending.popleft() for _ in range(min(most, share))]
 
     def _hand_over(self) -> None:
         with self._lock:
@@ -290,7 +310,9 @@ class _Crew:
                 self._prepare(job, fresh, pixels, seen)
             except ImageError as error:
                 _settle(job.future, _Outcome(reason=error.reason))
-        embeddings: FloatArray = self._backbone.embed(np.stack(pixels)) if pixels else np.empty((0, 0))
+            except MemoryError:
+                _settle(job.future, _Outcome(reason=_NO_MEMORY))
+        fresh, embeddings = self._embedded(fresh, pixels)
         if self._cache is not None:
             entries = [
                 CacheEntry(key, embedding, job.stamp)
@@ -301,6 +323,25 @@ class _Crew:
             self._cache.remember_stamps(seen)
         for (job, _), embedding in zip(fresh, embeddings, strict=True):
             _settle(job.future, _Outcome(embedding.astype(np.float16)))
+
+    def _embedded(
+        self, fresh: list[tuple[_Job, bytes | None]], pixels: list[PixelArray]
+    ) -> tuple[list[tuple[_Job, bytes | None]], Sequence[FloatArray]]:
+        """Embed what was decoded; leave out what there is not enough memory for, and settle it."""
+        if not pixels:
+            return fresh, ()
+        with suppress(MemoryError):
+            return fresh, list(self._backbone.embed(np.stack(pixels)))
+        done: list[tuple[_Job, bytes | None]] = []
+        embeddings: list[FloatArray] = []
+        for one, its_pixels in zip(fresh, pixels, strict=True):
+            try:
+                embeddings.extend(self._backbone.embed(its_pixels[np.newaxis]))
+            except MemoryError:
+                _settle(one[0].future, _Outcome(reason=_NO_MEMORY))
+            else:
+                done.append(one)
+        return done, embeddings
 
     def _prepare(
         self,
@@ -327,7 +368,7 @@ class _Crew:
                 return
             known = self._cache.find_content(key) if self._cache is not None else None
             if known is None:
-                pixels.append(decode(data, self._preprocessing, job.source))
+                pixels.append(decode(data, self._preprocessing, job.source, previews=self._previews))
                 fresh.append((job, key))
                 return
         _settle(job.future, _Outcome(known.astype(np.float16), from_cache=True))

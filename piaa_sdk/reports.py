@@ -8,6 +8,7 @@ so reports that can be written row by row to standard output go without.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -19,7 +20,8 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol, TextIO
 from piaa_sdk.choices import Order, ReportFormat
 from piaa_sdk.errors import OutputError
 from piaa_sdk.images import printable, refuse_photo_name
-from piaa_sdk.row_file import RowFile, RunRecord, writing_to
+from piaa_sdk.partial_file import set_aside, writing_to
+from piaa_sdk.row_file import GOING_ON, RowFile, RunRecord
 from piaa_sdk.row_formats import (
     FIELDS,
     TableStyle,
@@ -35,10 +37,11 @@ from piaa_sdk.row_formats import (
 from piaa_sdk.terminal import can_show, columns_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from types import TracebackType
     from typing import Self
 
+    from piaa_sdk.errors import ImageError
     from piaa_sdk.rating_scale import RatingScale
     from piaa_sdk.results import Score
     from piaa_sdk.row_formats import Rows
@@ -58,10 +61,30 @@ _SUFFIXES = {
 
 
 class Report(Protocol):
-    """Somewhere rows go to; a context manager that closes it."""
+    """Somewhere rows go to; a context manager that closes it.
+
+    Attributes:
+        partial: Where the rows wait for the end; None if nobody can find them there.
+        set_aside: Where the rows of an earlier run that was stopped are now; None without any.
+        left_over: Where the rows that were not asked for are at the end; None without any.
+        is_resumed: Whether this goes on with the rows of an interrupted run.
+    """
 
     partial: Path | None
     set_aside: Path | None
+    left_over: Path | None
+    is_resumed: bool
+
+    @property
+    def photos_kept(self) -> int:
+        """How many photos have rows of an interrupted run."""
+
+    @property
+    def photos_left(self) -> int:
+        """How many of them were not among those that went through `pending`."""
+
+    def pending(self, images: Iterable[Path | ImageError]) -> Iterator[Path | ImageError]:
+        """Leave out the photos that have rows; the others' rows are then added in this order."""
 
     def add(self, score: Score) -> None:
         """Take one row.
@@ -101,6 +124,8 @@ def open_report(
     order: Order | None = None,
     top: int | None = None,
     replace: bool = False,
+    resume: bool = False,
+    latest_only: bool = False,
 ) -> Report:
     """Prepare a report, so that what would keep it from being written shows before the work, not after.
 
@@ -112,9 +137,12 @@ def open_report(
         order: None for best first in a table and with ``top``, else as the photos came.
         top: Only this many best photos of each person; None for all.
         replace: Whether a file that no run has written may be replaced.
+        resume: Whether to go on with the rows that an interrupted run has left for ``output``.
+        latest_only: Whether a photo that has several rows appears with the newest alone.
 
     Raises:
-        OutputError: ``output`` cannot be written, or is a file that somebody else has written.
+        OutputError: ``output`` cannot be written, or is a file that somebody else has written; another run is
+            writing it; or there are rows to go on with that were made in another way.
         MissingDependencyError: The format needs a package that is not installed.
     """
     if report_format is ReportFormat.PARQUET:
@@ -125,7 +153,12 @@ def open_report(
     if output is None and is_by_row and order is Order.INPUT and top is None:
         return _StreamedReport(run, report_format, stdout)
     checked = None if output is None else _checked_output(output, replace=replace)
-    return _CollectedReport(run, report_format, stdout, checked, order, top)
+    partial = None if checked is None else checked.with_name(f"{checked.name}.partial")
+    earlier = None if partial is None or resume else set_aside(partial)
+    rows = RowFile(partial, run, resume=resume and partial is not None, latest_only=latest_only)
+    report = _CollectedReport(run, report_format, stdout, checked, (order, top), rows)
+    report.set_aside = earlier
+    return report
 
 
 class _StreamedReport:
@@ -134,11 +167,17 @@ class _StreamedReport:
     def __init__(self, run: RunRecord, report_format: ReportFormat, stdout: TextIO) -> None:
         self.partial: Path | None = None
         self.set_aside: Path | None = None
+        self.left_over: Path | None = None
+        self.is_resumed = False
+        self.photos_kept = self.photos_left = 0
         self._run = run
         self._is_csv = report_format is ReportFormat.CSV
         self._file = stdout.buffer
         if self._is_csv:
             self._write(csv_line(list(FIELDS)))
+
+    def pending(self, images: Iterable[Path | ImageError]) -> Iterator[Path | ImageError]:
+        yield from images
 
     def add(self, score: Score) -> None:
         row = to_row(score, self._run.bundle_id, self._run.bundle_revision)
@@ -168,19 +207,27 @@ class _CollectedReport:
         report_format: ReportFormat,
         stdout: TextIO,
         output: Path | None,
-        order: Order,
-        top: int | None,
+        selection: tuple[Order, int | None],
+        rows: RowFile,
     ) -> None:
         self._run, self._format, self._stdout = run, report_format, stdout
-        self._order, self._top = order, top
-        self._output: Path | None = None
-        self.partial: Path | None = None
+        self._order, self._top = selection
+        self._output, self._rows = output, rows
+        self.partial = rows.path
         self.set_aside: Path | None = None
-        if output is not None:
-            self._output = output
-            self.partial = self._output.with_name(f"{self._output.name}.partial")
-            self.set_aside = _set_aside(self.partial)
-        self._rows = RowFile(self.partial, run)
+        self.left_over: Path | None = None
+        self.is_resumed = rows.is_resumed
+
+    @property
+    def photos_kept(self) -> int:
+        return self._rows.photos_kept
+
+    @property
+    def photos_left(self) -> int:
+        return self._rows.photos_left
+
+    def pending(self, images: Iterable[Path | ImageError]) -> Iterator[Path | ImageError]:
+        return self._rows.pending(images)
 
     def add(self, score: Score) -> None:
         self._rows.append(to_row(score, self._run.bundle_id, self._run.bundle_revision))
@@ -193,7 +240,7 @@ class _CollectedReport:
             return
         with writing_to(printable(str(self._output)), self._kept()), _replacing(self._output) as file:
             self._write_file(rows, file)
-        self._rows.remove()
+        self.left_over = self._rows.remove()
 
     def __enter__(self) -> Self:
         return self
@@ -224,7 +271,10 @@ class _CollectedReport:
         return max(decimals_for(person.scale) for person in self._run.people)
 
     def _kept(self) -> str:
-        return "" if self.partial is None else f"; the rows are kept in {printable(str(self.partial))}"
+        if self.partial is None:
+            return ""
+        kept = printable(str(self.partial))
+        return f"; the rows are kept in {kept}, {GOING_ON}"
 
 
 def decimals_for(scale: RatingScale) -> int:
@@ -277,21 +327,16 @@ def _is_row(line: bytes) -> bool:
     return isinstance(row, dict) and list(row) == list(FIELDS)
 
 
-def _set_aside(partial: Path) -> Path | None:
-    """Rename what an earlier run left, so that it is not lost."""
-    with writing_to(printable(str(partial))):
-        if not os.path.lexists(partial):
-            return None
-        number = 1
-        while os.path.lexists(free := partial.with_name(f"{partial.name}.{number}")):
-            number += 1
-        return partial.rename(free)
-
-
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """Write a file beside the old one and put it in its place only when it is whole and on the disk."""
-    temporary = path.with_name(f".piaa-{secrets.token_hex(6)}.tmp")
+    """Write a file beside the old one and put it in its place only when it is whole and on the disk.
+
+    Only one run works on a file at a time: what another one has left half written is of no use to anybody.
+    """
+    start = f".piaa-{hashlib.blake2b(os.fsencode(path.name), digest_size=6).hexdigest()}-"
+    for left in path.parent.glob(f"{start}*.tmp"):
+        left.unlink(missing_ok=True)
+    temporary = path.with_name(f"{start}{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("xb") as file:
             yield file

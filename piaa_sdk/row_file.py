@@ -1,17 +1,18 @@
 """Rows kept on disk while a run goes on, and the ranks and percentiles that are known when it is over.
 
 The file is JSON Lines: a header, then one line per row, each written at once, so that whatever stops a run
-leaves whole rows. In memory there are three numbers per row.
+leaves whole rows, and another run can go on with them. In memory there are three numbers per row.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import os
 import tempfile
-from contextlib import contextmanager, suppress
+from array import array
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import IO, TYPE_CHECKING, cast
 
 import numpy as np
@@ -19,9 +20,11 @@ import numpy.typing as npt
 
 from piaa_sdk import __version__
 from piaa_sdk.choices import Order
-from piaa_sdk.errors import OutputError, PiaaError
+from piaa_sdk.errors import ImageError, OutputError
 from piaa_sdk.images import printable
-from piaa_sdk.row_formats import Row, jsonl_line
+from piaa_sdk.kept_rows import FoundRows, KeptRows, RowDigests
+from piaa_sdk.partial_file import close_and_remove, open_alone, set_aside, writing_to
+from piaa_sdk.row_formats import Row, clean, jsonl_line, path_field
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -33,6 +36,14 @@ if TYPE_CHECKING:
 
 PARTIAL_FORMAT_VERSION = 2
 """Layout of ``FILE.partial``."""
+
+GOING_ON = "and once there is room, the same command with --resume goes on"
+"""What to do after a row could not be written."""
+
+_MAX_HEADER_BYTES = 16 << 20
+_BUFFER_BYTES = 1 << 16
+_HEADER_START = b'{"format_version":'
+_MODEL = ("bundle_id", "bundle_revision", "embedding_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,33 +103,115 @@ class RunRecord:
             "settings": dict(self.settings),
         }
 
+    @property
+    def users(self) -> tuple[str | None, ...]:
+        """Whose rows each photo has, as the rows name them."""
+        return tuple(None if one.user is None else clean(one.user) for one in self.people)
+
+    def difference(self, header: Row) -> str | None:
+        """Say why rows under a header cannot be put beside rows of this run.
+
+        Args:
+            header: Of a ``FILE.partial``.
+
+        Returns:
+            What differs, in words; None if they can. The photos, and how the rows are to be written, may
+            differ.
+        """
+        own = self.to_json()
+        if any(header.get(name) != own[name] for name in _MODEL):
+            then, now = (
+                f"{one.get('bundle_id')} {str(one.get('bundle_revision'))[:12]}" for one in (header, own)
+            )
+            changed = f"the model was {then} and is {now}"
+            return printable(changed) if then != now else "the model saw photos in another way"
+        people = header.get("people")
+        if people == own["people"]:
+            return None
+        listed = [one for one in people if isinstance(one, dict)] if isinstance(people, list) else []
+        if [one.get("user") for one in listed] != [one.user for one in self.people]:
+            then, now = _names(one.get("user") for one in listed), _names(one.user for one in self.people)
+            return printable(f"they are scores for {then}, these are for {now}")
+        others = [now.user for then, now in zip(listed, self.people, strict=True) if then != now.to_json()]
+        return printable(
+            f"the scores for {_names(others)} were made in another way (ratings, scale or previews)"
+        )
+
 
 class RowFile:
     """Rows on disk, in the order they came: a header line, then one line of JSON per row.
 
     Args:
-        path: A new file; None for a temporary one that nobody sees.
+        path: The file; None for a temporary one that nobody sees.
         run: What the rows are made with: the header.
+        resume: Whether to go on with the rows of an interrupted run, if the file is there.
+        latest_only: Whether the newest row of each photo and person is chosen, in the order they came,
+            whatever went through `pending`: photos come and go.
 
     Raises:
-        OutputError: The file cannot be made.
+        OutputError: The file cannot be made; it is there without ``resume``; another process works on it; or
+            its rows are no rows of this run, and the message says why.
     """
 
-    def __init__(self, path: Path | None, run: RunRecord) -> None:
-        self._path = path
+    def __init__(
+        self, path: Path | None, run: RunRecord, *, resume: bool = False, latest_only: bool = False
+    ) -> None:
+        self.path = path
         self._name = "temporary file" if path is None else printable(str(path))
+        self._people = len(run.people)
+        self._latest_only = latest_only
         self._is_complete = False
+        self._end = self._start = self._count = 0
+        self._kept: KeptRows | None = None
+        # Number of the first row of each photo, in the order of the input; below 0 while it is not known.
+        self._order: array[int] = array("q")
+        self._due = self._first_own = 0
         # Unbuffered: a row that was taken is in the file, and one that does not fit fails here and now.
         with writing_to(self._name):
-            self._file: IO[bytes] = (
-                tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - open until `close`
-                if path is None
-                else path.open("x+b", buffering=0)
-            )
-        self._end = 0
-        self._count = 0
-        self._write(jsonl_line(run.to_json()))
-        self._start = self._end
+            if path is None:
+                self._file: IO[bytes] = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - until `close`
+            else:
+                self._file = open_alone(path, printable(str(path)), resume=resume)
+        try:
+            if resume:
+                self._take_up(run)
+            if not self._start:
+                self._write(jsonl_line(run.to_json()))
+                self._start = self._end
+        except BaseException:
+            self._file.close()
+            raise
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether this goes on with the rows of an interrupted run."""
+        return self._kept is not None
+
+    @property
+    def photos_kept(self) -> int:
+        """How many photos have rows of the interrupted run."""
+        return 0 if self._kept is None else self._kept.photos
+
+    @property
+    def photos_left(self) -> int:
+        """How many of them were not among the photos that went through `pending`, and have no use."""
+        return 0 if self._kept is None or self._latest_only else self._kept.photos_left
+
+    def pending(self, images: Iterable[Path | ImageError]) -> Iterator[Path | ImageError]:
+        """Leave out the photos that have rows; the others' rows must then come in this order.
+
+        Args:
+            images: What is to be scored, in the order that the rows are to have in the end.
+        """
+        if self._kept is None:
+            yield from images
+            return
+        for image in images:
+            path = path_field(image.source if isinstance(image, ImageError) else str(image))
+            first = self._kept.take(path, once=self._latest_only)
+            self._order.append(-1 if first is None else first)
+            if first is None:
+                yield image
 
     def append(self, row: Row) -> None:
         """Write one row.
@@ -126,8 +219,10 @@ class RowFile:
         Raises:
             OutputError: It cannot be written; the rows before it are kept.
         """
-        kept = "" if self._path is None else f"; {self._count} complete rows are kept"
+        kept = "" if self.path is None else f"; {self._count} complete rows are kept, {GOING_ON}"
         self._write(jsonl_line(row), kept)
+        if self._kept is not None:
+            self._note()
         self._count += 1
 
     def select(self, order: Order, top: int | None, *, scored_only: bool) -> Rows:
@@ -151,23 +246,77 @@ class RowFile:
         finally:
             reader.detach()
 
-    def remove(self) -> None:
-        """Take the file away once its rows are somewhere else."""
-        self._is_complete = True
+    def remove(self) -> Path | None:
+        """Take the file away once its rows are somewhere else.
+
+        Returns:
+            Where it is kept if rows of an interrupted run were not among those asked for; else None.
+        """
+        self._is_complete = not self.photos_left
         self.close()
+        return None if self._is_complete or self.path is None else set_aside(self.path)
 
     def close(self) -> None:
         """Close the file; it stays where it is if it holds rows that are nowhere else."""
         if self._file.closed:
             return
-        opened = os.fstat(self._file.fileno())
-        self._file.close()
-        if self._path is None or (self._count and not self._is_complete):
-            return
-        # Another run may have set this file aside and begun its own under the same name.
+        if self.path is None or (self._count and not self._is_complete):
+            self._file.close()
+        else:
+            with writing_to(self._name):
+                close_and_remove(self._file, self.path)
+
+    def _take_up(self, run: RunRecord) -> None:
+        """Find out what is there, and cut off what is torn."""
         with writing_to(self._name):
-            if self._path.exists() and os.path.samestat(opened, self._path.stat()):
-                self._path.unlink()
+            reader = io.BufferedReader(cast("io.RawIOBase", self._file), _BUFFER_BYTES)
+            try:
+                line = reader.readline(_MAX_HEADER_BYTES)
+                if _is_torn_header(line):
+                    self._file.truncate(0)  # stopped before its first row
+                    return
+                self._check_header(line, run)
+                self._start = len(line)
+                found = FoundRows(reader, run.users)
+            finally:
+                reader.detach()
+            self._file.truncate(found.end)
+        self._kept, self._count, self._end = found.kept, found.rows, found.end
+        self._first_own = found.rows
+
+    def _check_header(self, line: bytes, run: RunRecord) -> None:
+        try:
+            header = json.loads(line)
+        except (ValueError, RecursionError):
+            header = None
+        version = header.get("format_version") if isinstance(header, dict) else None
+        if not isinstance(version, int) or isinstance(version, bool):
+            raise OutputError(
+                f"{self._name}: does not hold the rows of an interrupted run; remove it, or leave --resume "
+                "away, which puts it aside"
+            )
+        if version != PARTIAL_FORMAT_VERSION:
+            raise OutputError(
+                f"{self._name}: was written by another version of piaa (layout {version}, this one reads "
+                f"{PARTIAL_FORMAT_VERSION}); go on with that one, or leave --resume away, which puts it aside"
+            )
+        difference = run.difference(header)
+        if difference is not None:
+            raise OutputError(
+                f"{self._name}: its rows do not go with those of this run: {difference}. Go on as it was "
+                "begun, or leave --resume away: the rows are then put aside, and all photos scored anew"
+            )
+
+    def _note(self) -> None:
+        """Note where the next row belongs, if it is the first one of a photo."""
+        if (self._count - self._first_own) % self._people:
+            return
+        while self._due < len(self._order) and self._order[self._due] >= 0:
+            self._due += 1
+        if self._due == len(self._order):
+            self._order.append(self._count)
+        else:
+            self._order[self._due] = self._count
 
     def _write(self, line: bytes, kept: str = "") -> None:
         try:
@@ -188,19 +337,40 @@ class RowFile:
         values = np.full(self._count, np.nan)
         people = np.zeros(self._count, dtype=np.int64)
         numbers: dict[str | None, int] = {}
+        digests = RowDigests()
         reader = io.BufferedReader(cast("io.RawIOBase", self._file))
         try:
             offset = reader.seek(self._start)
-            for position, line in enumerate(reader):
+            for position, line in enumerate(islice(reader, self._count)):
                 row = json.loads(line)
                 value = row["generic"] if row["personal"] is None else row["personal"]
                 offsets[position] = offset
                 values[position] = np.nan if value is None else value
                 people[position] = numbers.setdefault(row["user"], len(numbers))
+                if self._latest_only:
+                    digests.add(row["path"], row["user"])
                 offset += len(line)
         finally:
             reader.detach()
-        return RowIndex(offsets, values, people)
+        chosen = np.arange(self._count)
+        if self._latest_only:
+            chosen = np.sort(digests.newest()[0])
+        elif self._kept is not None:
+            firsts = np.array(self._order, dtype=np.int64)
+            chosen = (firsts[firsts >= 0, np.newaxis] + np.arange(self._people)).reshape(-1)
+        return RowIndex(offsets[chosen], values[chosen], people[chosen])
+
+
+def _is_torn_header(line: bytes) -> bool:
+    written = line.strip(b"\0")  # a crash of the computer may leave zeros
+    return not line.endswith(b"\n") and (
+        _HEADER_START.startswith(written) or written.startswith(_HEADER_START)
+    )
+
+
+def _names(users: Iterable[object]) -> str:
+    """Say for whom scores are."""
+    return " and ".join("most people" if user is None else str(user) for user in users) or "nobody known"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -263,14 +433,3 @@ class _SelectedRows:
         ):
             has_score = not np.isnan(percentile)
             yield row | {"rank": rank if has_score else None, "percentile": percentile if has_score else None}
-
-
-@contextmanager
-def writing_to(name: str, kept: str = "") -> Iterator[None]:
-    """Say in one line what could not be written; a reader that went away is for the caller to notice."""
-    try:
-        yield
-    except (PiaaError, BrokenPipeError):
-        raise
-    except OSError as error:
-        raise OutputError(f"{name}: cannot be written: {error.strerror or error}{kept}") from error

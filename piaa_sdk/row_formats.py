@@ -100,7 +100,7 @@ def to_row(score: Score, bundle_id: str, bundle_revision: str) -> Row:
     """
     return {
         "path": path_field(score.image),
-        "user": None if score.user is None else _clean(score.user),
+        "user": None if score.user is None else clean(score.user),
         "generic": _finite(score.generic),
         "personal": _finite(score.personal),
         "std": _finite(score.std),
@@ -109,7 +109,7 @@ def to_row(score: Score, bundle_id: str, bundle_revision: str) -> Row:
         "bundle_id": bundle_id,
         "bundle_revision": bundle_revision,
         "sdk_version": __version__,
-        "error": None if score.error is None else _clean(score.error.reason),
+        "error": None if score.error is None else clean(score.error.reason),
     }
 
 
@@ -224,6 +224,6 @@ def _finite(figure: float | None) -> float | None:
     return figure if figure is not None and math.isfinite(figure) else None
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """Escape what UTF-8 has no bytes for."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -52,8 +52,9 @@ class BatchScorer:
         user: Name of a person who is stored on this machine or published beside the model.
         device: ``auto``, ``cpu``, ``cuda`` or another, on the machines that do the work.
         workers: Threads in each process; None for as many as it may use cores.
-        batch_size: Pictures that a thread takes at once.
+        batch_size: Pictures that a thread takes at once; None for what suits the device.
         variant: A lighter backbone that the model offers.
+        previews: Score a JPEG or HEIC by the preview in it, as of :meth:`piaa_sdk.Scorer.from_pretrained`.
 
     Raises:
         ModelNotFoundError, ModelFormatError, HubError: The model cannot be used.
@@ -74,13 +75,16 @@ class BatchScorer:
         user: str | None = None,
         device: str = "auto",
         workers: int | None = None,
-        batch_size: int = 8,
+        batch_size: int | None = None,
         variant: str | None = None,
+        previews: bool = False,
     ) -> None:
         # The device is that of the workers, which need not be here.
-        scorer = Scorer.from_pretrained(model, user=user, device="cpu", cache=False, variant=variant)
+        scorer = Scorer.from_pretrained(
+            model, user=user, device="cpu", cache=False, variant=variant, previews=previews
+        )
         self._model = _reference(scorer.bundle)
-        self._variant = variant
+        self._variant, self._previews = variant, previews
         self._person = scorer.carry()
         self._device, self._workers, self._batch_size = device, workers, batch_size
         self.user, self.scale = scorer.user, scorer.scale
@@ -171,6 +175,7 @@ class BatchScorer:
                 workers=self._workers,
                 batch_size=self._batch_size,
                 variant=self._variant,
+                previews=self._previews,
             )
             if self._person is not None:
                 opened = opened.for_carried(self._person)

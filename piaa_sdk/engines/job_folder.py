@@ -23,7 +23,7 @@ from piaa_sdk import __version__
 from piaa_sdk.errors import EngineError, OutputError
 from piaa_sdk.files import read_regular_file, write_atomically
 from piaa_sdk.images import printable
-from piaa_sdk.row_file import writing_to
+from piaa_sdk.partial_file import writing_to
 from piaa_sdk.row_formats import write_parquet
 
 if TYPE_CHECKING:

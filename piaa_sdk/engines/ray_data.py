@@ -20,13 +20,13 @@ import socket
 import tempfile
 import warnings
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from piaa_sdk.devices import cpu_count
-from piaa_sdk.engines.job_folder import JobFolder, JobRecord, PartCounts, encode_rows
+from piaa_sdk.engines.job_folder import JobFolder, JobRecord, encode_rows
 from piaa_sdk.engines.parts import Part, split
 from piaa_sdk.errors import EngineError, MissingDependencyError, PiaaError
 from piaa_sdk.images import printable
@@ -119,37 +119,51 @@ def score_on_ray(
         ModelError, DeviceError: A worker cannot open the model.
     """
     _require_ray()
-    parts = list(split([os.fspath(place) for place in photos], part_size, recursive=recursive))
+    places = [os.fspath(place) for place in photos]
+    folder, missing, now = _planned(places, Path(output), scorer, part_size, recursive=recursive)
+    tell = on_part or (lambda _: None)
+    tell(now)
+    if missing:
+        with _connected(address) as environment, _failures_as_engine_errors():
+            for row in _results(list(missing.values()), scorer, actors, environment):
+                part = missing.pop(int(row["index"]), None)
+                if part is None:  # Ray may run a task twice
+                    continue
+                _check(row, part)
+                folder.write(part, row["data"])
+                now = _after(now, part, row)
+                tell(now)
+    if missing:
+        raise EngineError(f"Ray ended with {len(missing)} parts missing; start the same again to go on")
+    return replace(now, failures=(), is_all_failed=False, node="")
+
+
+def _planned(
+    photos: Sequence[str], output: Path, scorer: BatchScorer, part_size: int, *, recursive: bool
+) -> tuple[JobFolder, dict[int, Part], JobProgress]:
+    """Settle where a job writes, which parts it lacks, and how far it is."""
+    parts = list(split(photos, part_size, recursive=recursive))
     if not parts:
         raise EngineError("no photos found; name photos, folders or lists that hold some")
     record = JobRecord.of(scorer, parts, part_size)
-    folder = JobFolder(Path(output), record)
+    folder = JobFolder(output, record)
     counts = {part.index: known for part in parts if (known := folder.finished(part)) is not None}
-    earlier = sum(known.photos for known in counts.values())
+    done, failed = (sum(getattr(one, name) for one in counts.values()) for name in ("photos", "failed"))
+    missing = {part.index: part for part in parts if part.index not in counts}
+    return folder, missing, JobProgress(record.photos, done, failed, earlier=done)
 
-    def progress(**of_part: Any) -> JobProgress:
-        done, failed = (sum(getattr(one, name) for one in counts.values()) for name in ("photos", "failed"))
-        return JobProgress(record.photos, done, failed, earlier, **of_part)
 
-    tell = on_part or (lambda _: None)
-    tell(progress())
-    by_index = {part.index: part for part in parts if part.index not in counts}
-    if by_index:
-        with _connected(address) as environment, _failures_as_engine_errors():
-            for row in _results(list(by_index.values()), scorer, actors, environment):
-                part = by_index[int(row["index"])]
-                _check(row, part)
-                if part.index in counts:  # Ray may run a task twice
-                    continue
-                folder.write(part, row["data"])
-                counts[part.index] = PartCounts(part.count, int(row["failed"]))
-                failures = tuple((path, reason) for path, reason in json.loads(row["failures"]))
-                is_all_failed = int(row["failed"]) == part.count > 1
-                tell(progress(failures=failures, is_all_failed=is_all_failed, node=row["node"]))
-    missing = len(parts) - len(counts)
-    if missing:
-        raise EngineError(f"Ray ended with {missing} parts missing; start the same command again to go on")
-    return progress()
+def _after(before: JobProgress, part: Part, row: dict[str, Any]) -> JobProgress:
+    """Add a part that is written."""
+    failed = int(row["failed"])
+    return replace(
+        before,
+        done=before.done + part.count,
+        failed=before.failed + failed,
+        failures=tuple((path, reason) for path, reason in json.loads(row["failures"])),
+        is_all_failed=failed == part.count > 1,
+        node=row["node"],
+    )
 
 
 class _PartScorer:

@@ -142,15 +142,20 @@ def memory_to_decode(image: Image.Image, declared: tuple[int, int], data: bytes,
     Returns:
         Bytes.
     """
-    per_pixel = _BYTES_PER_PIXEL.get(image.mode, _BYTES_AFTER_CONVERSION)
-    if "transparency" in image.info:
-        per_pixel = _BYTES_AFTER_CONVERSION
-    needed = image.width * image.height * (per_pixel + _BYTES_IN_DECODER.get(format_name, 0))
+    needed = image.width * image.height * memory_per_pixel(image, format_name)
     if format_name == JPEG and _has_several_scans(image, data):
         needed += int(declared[0] * declared[1] * _coefficients_per_pixel(image) * 2)
     elif format_name == TIFF:
         needed += _memory_of_tiff(data)
     return needed
+
+
+def memory_per_pixel(image: Image.Image, format_name: str) -> int:
+    """Estimate the memory that decoding and resizing take for each pixel, bytes."""
+    per_pixel = _BYTES_PER_PIXEL.get(image.mode, _BYTES_AFTER_CONVERSION)
+    if "transparency" in image.info:
+        per_pixel = _BYTES_AFTER_CONVERSION
+    return per_pixel + _BYTES_IN_DECODER.get(format_name, 0)
 
 
 def check_effort(image: Image.Image, data: bytes, format_name: str, source: str) -> None:
@@ -166,7 +171,7 @@ def check_effort(image: Image.Image, data: bytes, format_name: str, source: str)
         ImageError: A JPEG of very many scans, or a large run-length BMP.
     """
     if format_name == JPEG and _has_several_scans(image, data):
-        scans = _count_scans(data, _end_of_header(image))
+        scans = _count_scans(data, end_of_header(image))
         if scans > _MAX_SCANS:
             raise ImageError(source, f"{JPEG} with {scans} scans; at most {_MAX_SCANS} are read")
     is_run_length = format_name == BMP and image.info.get("compression") in (1, 2)
@@ -191,7 +196,7 @@ def webp_size(data: bytes) -> tuple[int, int]:
     return 0, 0
 
 
-def _end_of_header(image: Image.Image) -> int:
+def end_of_header(image: Image.Image) -> int:
     """Where Pillow has stopped reading a JPEG: behind the header of its first scan."""
     file = getattr(image, "fp", None)
     return file.tell() if isinstance(file, io.BytesIO) else 0
@@ -203,7 +208,7 @@ def _has_several_scans(image: Image.Image, data: bytes) -> bool:
         return True
     colours = len(image.getbands())
     header_of_all_colours = bytes((0xFF, 0xDA, 0, 6 + 2 * colours, colours))
-    start = _end_of_header(image) - (8 + 2 * colours)
+    start = end_of_header(image) - (8 + 2 * colours)
     return start < 0 or not data.startswith(header_of_all_colours, start)
 
 

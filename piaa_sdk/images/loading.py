@@ -21,6 +21,7 @@ from piaa_sdk.images.limits import check_memory, check_pixels, memory_to_decode
 from piaa_sdk.images.names import display_name, printable
 from piaa_sdk.images.opening import decoded
 from piaa_sdk.images.pixels import square_pixels
+from piaa_sdk.images.previews import find_jpeg_preview
 from piaa_sdk.images.quiet import quiet_libtiff, quiet_warnings
 from piaa_sdk.images.raw import develop, find_preview
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 _ARRAY_SHAPES = "(H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
 
 
-def decode(data: bytes, preprocessing: Preprocessing, source: str) -> PixelArray:
+def decode(data: bytes, preprocessing: Preprocessing, source: str, *, previews: bool = False) -> PixelArray:
     """Turn the bytes of a picture file into pixels; the bytes alone decide, not the name.
 
     Args:
@@ -41,6 +42,10 @@ def decode(data: bytes, preprocessing: Preprocessing, source: str) -> PixelArray
             ``photos``. At least one pixel.
         preprocessing: The bundle's.
         source: What the picture was given as, for messages.
+        previews: Decode the embedded preview of a JPEG or HEIC in the place of the photo where
+            :mod:`piaa_sdk.images.previews` allows it, and the photo where that preview is damaged. Other
+            pixels than without, so never to be mixed with them. RAW photos are decoded by their previews
+            either way.
 
     Returns:
         (size, size, 3) uint8, RGB, sRGB, upright, transparent parts laid on the background.
@@ -57,7 +62,12 @@ def decode(data: bytes, preprocessing: Preprocessing, source: str) -> PixelArray
     with quiet_warnings():
         if format_name == RAW:
             return _decode_raw(data, preprocessing, source)
-        return _decode_file(data, format_name, preprocessing, source)
+        if previews and format_name == JPEG:
+            preview = find_jpeg_preview(data, preprocessing.size * preprocessing.draft_factor)
+            if preview is not None:
+                with suppress(ImageError):
+                    return _decode_file(preview.data, JPEG, preprocessing, source, preview.orientation)
+        return _decode_file(data, format_name, preprocessing, source, previews=previews)
 
 
 def load_image(image: ImageInput, preprocessing: Preprocessing, source: str | None = None) -> PixelArray:
@@ -91,11 +101,17 @@ def load_image(image: ImageInput, preprocessing: Preprocessing, source: str | No
 
 
 def _decode_file(
-    data: bytes, format_name: str, preprocessing: Preprocessing, source: str, orientation: int | None = None
+    data: bytes,
+    format_name: str,
+    preprocessing: Preprocessing,
+    source: str,
+    orientation: int | None = None,
+    *,
+    previews: bool = False,
 ) -> PixelArray:
     smallest = preprocessing.size * preprocessing.draft_factor
     with (
-        decoded(data, format_name, smallest, source) as image,
+        decoded(data, format_name, smallest, source, previews=previews) as image,
         failures_as_image_errors(source, format_name),
     ):
         return square_pixels(image, preprocessing, source, orientation)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -14,6 +13,7 @@ from piaa_sdk.images.failures import failures_as_image_errors, one_line
 from piaa_sdk.images.formats import JPEG, RAW, recognize
 from piaa_sdk.images.limits import check_memory, check_pixels
 from piaa_sdk.images.opening import jpeg_size
+from piaa_sdk.images.previews import ASPECT_TOLERANCE, Preview
 from piaa_sdk.images.quiet import quiet_libraw
 
 if TYPE_CHECKING:
@@ -23,22 +23,8 @@ if TYPE_CHECKING:
     import rawpy
 
 _ORIENTATION_OF_FLIP = {3: 3, 5: 8, 6: 6}
-_ASPECT_TOLERANCE = 0.03
 _BYTES_PER_PIXEL = 5
 """Two for the sensor data; eight for LibRaw's colours and three for the result, for every fourth pixel."""
-
-
-@dataclass(frozen=True, slots=True)
-class Preview:
-    """The JPEG that a camera has put into a RAW file.
-
-    Attributes:
-        data: The JPEG.
-        orientation: How to turn it, as Exif numbers it, where it does not say so itself.
-    """
-
-    data: bytes
-    orientation: int
 
 
 def find_preview(data: bytes, smallest: int, source: str) -> Preview | None:
@@ -119,4 +105,4 @@ def _embedded_jpeg(raw: rawpy.RawPy) -> bytes | None:
 def _is_one_shape(preview: tuple[int, int], frame: tuple[int, int]) -> bool:
     """Whether two sizes have one shape, whichever way up the preview is stored."""
     ratio = max(preview) / min(preview) * min(frame) / max(max(frame), 1)
-    return abs(ratio - 1) <= _ASPECT_TOLERANCE
+    return abs(ratio - 1) <= ASPECT_TOLERANCE

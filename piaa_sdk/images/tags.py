@@ -1,12 +1,17 @@
 """The few metadata tags that decide how a picture is read: of Exif, TIFF and the RAW formats built on TIFF.
 
-Only the first directory is read, only whole numbers, and no tag costs memory, whatever it claims.
+Only directories that are asked for are read, none leads on to another by itself, and no tag costs memory,
+whatever it claims.
 """
 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 WIDTH, HEIGHT = 256, 257
 COMPRESSION = 259
@@ -39,6 +44,7 @@ _BYTES_OF_TYPE = {
     17: 8,
     18: 8,
 }
+_CHARACTERS = 2
 _CODE_OF_TYPE = {1: "B", 3: "H", 4: "L", 13: "L", 16: "Q"}
 
 
@@ -103,6 +109,68 @@ def read_directory(data: bytes) -> Directory:
     except (struct.error, OverflowError):
         pass  # cut off, or a directory beyond the end: what was read so far stands
     return Directory(values, claimed_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """Some tags of one directory of a classic TIFF structure.
+
+    Attributes:
+        order: Byte order, as ``struct`` writes it.
+        kinds: Type of each tag, as TIFF numbers it.
+        values: Bytes of each tag, cut off where the data ends.
+        next_directory: Where the next directory stands; 0 for none.
+    """
+
+    order: str = "<"
+    kinds: dict[int, int] = field(default_factory=dict)
+    values: dict[int, bytes] = field(default_factory=dict)
+    next_directory: int = 0
+
+    def number(self, tag: int) -> int | None:
+        """Return the first number of a tag; None if it is missing or holds none."""
+        return _number(self.values.get(tag, b""), self.order, self.kinds.get(tag, 0), 0)
+
+    def text(self, tag: int) -> bytes:
+        """Return what a tag of characters holds; nothing if it is missing or holds something else."""
+        return self.values.get(tag, b"") if self.kinds.get(tag) == _CHARACTERS else b""
+
+
+def read_values(data: bytes, tags: Collection[int], start: int | None = None) -> Values:
+    """Read some tags of one directory of a classic TIFF structure.
+
+    Args:
+        data: The structure, as an Exif block without its ``Exif`` header is one.
+        tags: Which tags; of one that stands there twice the first counts.
+        start: Where the directory is; None for the first.
+
+    Returns:
+        What could be read: nothing if it is no such structure or there is no directory.
+    """
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[:4])
+    if order is None:
+        return Values()
+    found = Values(order)
+    try:
+        if start is None:
+            (start,) = struct.unpack_from(order + "L", data, 4)
+        if not start:
+            return found
+        (count,) = struct.unpack_from(order + "H", data, start)
+        end = start + 2 + 12 * count
+        for entry in range(start + 2, min(end, len(data)), 12):
+            tag, kind, length = struct.unpack_from(order + "HHL", data, entry)
+            if tag not in tags or tag in found.values:
+                continue
+            size = length * _BYTES_OF_TYPE.get(kind, 0)
+            at = entry + 8
+            if size > 4:
+                (at,) = struct.unpack_from(order + "L", data, at)
+            found.kinds[tag], found.values[tag] = kind, data[at : at + size]
+        (following,) = struct.unpack_from(order + "L", data, end)
+    except struct.error:  # cut off: what was read so far stands
+        return found
+    return replace(found, next_directory=following)
 
 
 def _number(data: bytes, order: str, kind: int, at: int) -> int | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,8 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from piaa_sdk.backbone import Backbone
+from piaa_sdk.backbone import Backbone, _BoundRunner
 from piaa_sdk.bundle import ModelBundle, write_config
+from piaa_sdk.devices import import_runtime
 from piaa_sdk.errors import DeviceError, ModelFormatError, PiaaWarning
 
 if TYPE_CHECKING:
@@ -83,23 +86,100 @@ def test_embeddings_do_not_depend_on_the_order(bundle: ModelBundle) -> None:
     np.testing.assert_array_equal(backbone.embed(pixels[::-1].copy())[::-1], backbone.embed(pixels))
 
 
-def test_accelerators_get_one_batch_size(bundle: ModelBundle) -> None:
-    """The path that pads is the one accelerators take; it is run here on the CPU."""
-    pixels = random_pixels(11)
-    backbone = Backbone(bundle, "cpu", batch_size=4)
-    sizes = []
+def as_accelerator(bundle: ModelBundle, batch_size: int | None = None) -> Backbone:
+    """A backbone that runs as on an accelerator, with buffers in the CPU's memory: on this machine's CPU."""
+    backbone = Backbone(bundle, "cpu", batch_size=batch_size)
+    backbone._opened()
+    backbone._device = "coreml"
+    return backbone
 
-    class Watched:
-        def run(self, names: None, inputs: dict[str, PixelArray]) -> list[FloatArray]:
-            sizes.append(len(inputs["pixels"]))
-            outputs: list[FloatArray] = session.run(names, inputs)
-            return outputs
 
-    session = backbone._opened()
-    np.testing.assert_allclose(
-        backbone._padded(Watched(), pixels), backbone.embed(pixels), rtol=1e-3, atol=1e-4
-    )
-    assert sizes == [4, 4, 4]
+def plain_batches(bundle: ModelBundle, pixels: PixelArray, batch_size: int) -> FloatArray:
+    """Run the graph without bound buffers on batches of one size, filled up with black pictures."""
+    session = Backbone(bundle, "cpu")._opened()
+    missing = -len(pixels) % batch_size
+    padded = np.concatenate([pixels, np.zeros((missing, *pixels.shape[1:]), dtype=np.uint8)])
+    parts = [
+        session.run(None, {"pixels": padded[start : start + batch_size]})[0]
+        for start in range(0, len(padded), batch_size)
+    ]
+    return np.concatenate(parts)[: len(pixels)].astype(np.float16).astype(np.float32)
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(1, 4), (4, 4), (11, 4), (3, 1), (5, 32)])
+def test_bound_buffers_give_what_plain_runs_give(bundle: ModelBundle, count: int, batch_size: int) -> None:
+    """To the last bit, filled up or not; it is the path of accelerators, run here on the CPU."""
+    pixels = random_pixels(count)
+    embeddings = as_accelerator(bundle, batch_size).embed(pixels)
+    np.testing.assert_array_equal(embeddings, plain_batches(bundle, pixels, batch_size))
+
+
+def test_bound_buffers_are_used_again_and_keep_nothing(bundle: ModelBundle) -> None:
+    """What an earlier batch left in them shows in no later one, and no later one in an earlier result."""
+    backbone, pixels = as_accelerator(bundle, 4), random_pixels(11)
+    first = backbone.embed(pixels)
+    kept, runner = first.copy(), backbone._runner
+    alone = np.concatenate([backbone.embed(one[np.newaxis]) for one in pixels])
+    np.testing.assert_array_equal(alone, kept)
+    np.testing.assert_array_equal(first, kept)
+    assert runner is not None
+    assert backbone._runner is runner
+
+
+def test_a_result_of_bound_buffers_is_a_copy(bundle: ModelBundle) -> None:
+    session = Backbone(bundle, "cpu")._opened()
+    runner = _BoundRunner(import_runtime(), session, (2, 32, 32, 3), (2, 16), "cpu")
+    first = runner.run(random_pixels(2))
+    kept = first.copy()
+    runner.run(random_pixels(2, seed=1))
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_threads_share_bound_buffers(bundle: ModelBundle) -> None:
+    """There is one set of them: without a lock, one thread's pictures would get another's embeddings."""
+    backbone = as_accelerator(bundle, 4)
+    given = [random_pixels(9, seed) for seed in range(6)]
+    expected = [plain_batches(bundle, pixels, 4) for pixels in given]
+    found: list[list[FloatArray]] = [[] for _ in given]
+
+    def embed(number: int) -> None:
+        found[number].extend(backbone.embed(given[number]) for _ in range(10))
+
+    threads = [threading.Thread(target=embed, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for results, right in zip(found, expected, strict=True):
+        assert len(results) == 10
+        for embeddings in results:
+            np.testing.assert_array_equal(embeddings, right)
+
+
+def test_memory_that_is_not_there_is_an_error_with_the_next_step(
+    bundle: ModelBundle, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Onnxruntime's own words come first, then what to do; here the buffers are those of an absent GPU."""
+    from piaa_sdk.devices import count_cuda_devices
+
+    if count_cuda_devices():
+        pytest.skip("this machine has an NVIDIA GPU")
+    backbone = as_accelerator(bundle)
+    backbone._device = "cuda"
+    with pytest.raises(DeviceError, match=r"^cuda failed: .+ try a batch size below 32 .*the device cpu"):
+        backbone.embed(random_pixels(1))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_batch_follows_the_device_and_opens_nothing(bundle: ModelBundle) -> None:
+    from piaa_sdk.devices import count_cuda_devices
+
+    backbone = Backbone(bundle, "cpu")
+    assert backbone.batch_size == 8
+    assert backbone._session is None
+    assert as_accelerator(bundle).batch_size == 32
+    assert as_accelerator(bundle, 5).batch_size == Backbone(bundle, "cpu", batch_size=5).batch_size == 5
+    assert Backbone(bundle).batch_size == (32 if count_cuda_devices() else 8)
 
 
 def test_threads_share_one_backbone(bundle: ModelBundle) -> None:
@@ -216,6 +296,48 @@ def test_auto_without_a_gpu_is_the_cpu_without_a_warning(bundle: ModelBundle) ->
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert Backbone(bundle, "auto").device == "cpu"
+
+
+FALLBACK = """
+import sys, warnings
+from pathlib import Path
+import numpy as np
+from piaa_sdk.backbone import Backbone
+from piaa_sdk.bundle import ModelBundle
+from piaa_sdk.devices import count_cuda_devices
+
+assert count_cuda_devices() == 1
+backbone = Backbone(ModelBundle.load(Path(sys.argv[1])))
+assert backbone.batch_size == 32
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    backbone.embed(np.zeros((3, 32, 32, 3), dtype=np.uint8))
+    backbone.embed(np.zeros((3, 32, 32, 3), dtype=np.uint8))
+print(backbone.device, backbone.batch_size, *[warning.message for warning in caught], sep="\\n")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or shutil.which("cc") is None, reason="makes a driver with cc")
+def test_auto_goes_on_with_the_cpu_in_one_line(tiny_bundle: Path, tmp_path: Path) -> None:
+    """The driver shows a GPU, and CUDA cannot be started: here, because this driver can do nothing else."""
+    if "CUDAExecutionProvider" not in import_runtime().get_available_providers():
+        pytest.skip("this onnxruntime was built without CUDA")
+    driver = "int cuInit(unsigned flags) { return 0; } int cuDeviceGetCount(int *n) { *n = 1; return 0; }"
+    (tmp_path / "driver.c").write_text(driver)
+    library = tmp_path / "libcuda.so.1"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, tmp_path / "driver.c"], check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", FALLBACK, str(tiny_bundle)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "LD_LIBRARY_PATH": str(tmp_path)},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    device, batch, *said = done.stdout.splitlines()
+    assert (device, batch, len(said)) == ("cpu", "8", 1)
+    assert said[0].startswith("device cuda is not available: ")
+    assert said[0].endswith("Going on with the CPU")
 
 
 def test_onnxruntime_is_loaded_when_it_is_needed(tiny_bundle: Path) -> None:

@@ -421,7 +421,10 @@ def test_a_damaged_cache_is_one_warning_and_no_failure(photos: list[Path], piaa_
 def test_rows_of_a_stopped_run_are_mentioned(photos: list[Path], tmp_path: Path) -> None:
     (tmp_path / "scores.csv.partial").write_text("earlier")
     result = run("score", *photos, "--output", tmp_path / "scores.csv")
-    assert result.stderr.startswith("warning: rows of an earlier run that was stopped are kept in ")
+    kept = tmp_path / "scores.csv.partial.1"
+    assert result.stderr.startswith(
+        f"warning: rows of an earlier run that was stopped are kept in {kept}; --resume would have gone on"
+    )
     assert (tmp_path / "scores.csv.partial.1").read_text() == "earlier"
 
 
@@ -533,13 +536,14 @@ def test_stopped_before_the_first_row_claims_no_rows(tmp_path: Path) -> None:
         raise KeyboardInterrupt
         yield
 
+    context = typer.Context(typer.main.get_command(app))
     scorer, told, output = Scorer.from_pretrained(), io.StringIO(), tmp_path / "scores.csv"
     record = RunRecord.of(scorer.bundle, [PersonRecord(None, scorer.scale, scorer.scorer_id)], {})
     with (
         open_report(record, ReportFormat.CSV, stdout=sys.stdout, output=output) as report,
         pytest.raises(typer.Exit) as stopped,
     ):
-        _score_into(report, [scorer], interrupted(), Console(told), None, output)
+        _score_into(report, [scorer], interrupted(), Console(told), None, context)
     assert stopped.value.exit_code == 130
     assert told.getvalue() == "stopped after 0 photos\n"
     assert list(tmp_path.iterdir()) == []

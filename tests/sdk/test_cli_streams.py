@@ -93,11 +93,13 @@ def test_ctrl_c_leaves_whole_rows_and_no_broken_file(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert stdout == b""
     header, *rows = [json.loads(line) for line in partial.read_text(encoding="utf-8").splitlines()]
-    assert header["format_version"] == 1
+    assert header["format_version"] == 2
     assert 5 <= len(rows) < 300
     assert [row["path"] for row in rows] == [str(folder / f"{number:03}.jpg") for number in range(len(rows))]
     assert all(row["generic"] is not None for row in rows)
-    assert stopped_after(stderr, f"; their rows are kept in {partial}") == pytest.approx(len(rows), abs=1)
+    again = f"piaa score {folder} --output {output} --force --workers 1 --no-cache --resume"
+    kept = f"; their rows are kept in {partial}. To go on: {again}"
+    assert stopped_after(stderr, kept) == pytest.approx(len(rows), abs=1)
     assert output.read_text() == "older scores"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "scores.csv", "scores.csv.partial"]
 

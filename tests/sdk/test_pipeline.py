@@ -162,6 +162,31 @@ def test_a_picture_that_cannot_be_read_is_an_error_in_its_place(
     assert not any(result.from_cache for result in results)
 
 
+@pytest.mark.parametrize(
+    ("device", "stated", "expected"), [("cpu", None, 8), ("coreml", None, 32), ("cpu", 3, 3)]
+)
+def test_a_worker_collects_what_the_device_likes(
+    bundle: ModelBundle, photos: list[Path], device: str, stated: int | None, expected: int
+) -> None:
+    """Batches of an accelerator are larger: here its path is run on the CPU."""
+    sizes: list[int] = []
+
+    class WatchedBackbone(CountingBackbone):
+        def embed(self, pixels: PixelArray) -> FloatArray:
+            sizes.append(len(pixels))
+            return super().embed(pixels)
+
+    backbone = WatchedBackbone(bundle)
+    backbone._opened()
+    backbone._device = device
+    copies = [np.asarray(Image.open(photo)).copy() for photo in photos * 12]
+    results = run(backbone, copies, workers=1, batch_size=stated)
+    np.testing.assert_allclose(
+        stack(results), np.tile(stack(run(CountingBackbone(bundle), photos)), (12, 1)), rtol=1e-3, atol=1e-3
+    )
+    assert max(sizes) == expected
+
+
 @pytest.mark.parametrize("name", ["workers", "batch_size"])
 def test_settings_below_one_are_refused_at_once(backbone: CountingBackbone, name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} is 0, must be at least 1"):

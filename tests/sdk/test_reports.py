@@ -320,17 +320,20 @@ def test_a_run_without_rows_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_does_not_remove_the_rows_of_another(tmp_path: Path) -> None:
-    """Two runs with one output: the second sets the first one's rows aside, the first must not delete its."""
+@pytest.mark.parametrize("resume", [False, True])
+def test_two_runs_never_write_one_file(tmp_path: Path, resume: bool) -> None:
+    """The second one refuses, and what the first one has is untouched, until the first one is done."""
     output = tmp_path / "scores.csv"
-    first = open_report(RUN, ReportFormat.CSV, stdout=Screen(), output=output)
-    with first:
+    with open_report(RUN, ReportFormat.CSV, stdout=Screen(), output=output) as first:
         first.add(SCORES[0])
-        second = open_report(RUN, ReportFormat.CSV, stdout=Screen(), output=output)
-        second.add(SCORES[1])
+        with pytest.raises(OutputError, match="another run of piaa is writing it; wait until"):
+            open_report(RUN, ReportFormat.CSV, stdout=Screen(), output=output, resume=resume)
+        first.add(SCORES[1])
         first.finish()
-    assert [row["path"] for row in read_csv(output.read_text())] == ["b.jpg"]
-    with second:
+    assert [row["path"] for row in read_csv(output.read_text())] == ["b.jpg", "a.jpg"]
+    assert list(tmp_path.iterdir()) == [output]
+    with open_report(RUN, ReportFormat.CSV, stdout=Screen(), output=output, resume=resume) as second:
+        second.add(SCORES[1])
         second.finish()
     assert [row["path"] for row in read_csv(output.read_text())] == ["a.jpg"]
 
