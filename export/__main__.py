@@ -20,7 +20,7 @@ from export.trained import open_torch_model, open_trained
 from piaa_sdk.bundle import CONFIG_NAME, ModelBundle
 from piaa_sdk.errors import ImageError, ModelError, ModelFormatError, PiaaError
 from piaa_sdk.hub import publish as publish_upload
-from piaa_sdk.images import find_images
+from piaa_sdk.images.files import find_files
 from piaa_sdk.rating_scale import RatingScale
 from training import cli_options as options
 from training.data.datasets import TABLE, read_dataset
@@ -351,7 +351,7 @@ def _rated(folder: Path, format: str, groups: list[str] | None, scale: tuple[flo
 
 def _photo_paths(paths: Iterable[Path]) -> list[Path]:
     found = []
-    for path in find_images(paths):
+    for path in find_files(paths):
         if isinstance(path, ImageError):
             raise path
         found.append(path)

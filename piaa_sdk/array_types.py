@@ -25,7 +25,8 @@ PixelArray: TypeAlias = npt.NDArray[np.uint8]
 PathInput: TypeAlias = "str | os.PathLike[str]"
 
 ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]"
-"""Anything one picture can be given as: a path, the bytes of a file, a Pillow image or an array.
+"""Anything one picture can be given as: a path, an address such as ``https://...`` (text, no ``Path``),
+the bytes of a file, a Pillow image or an array.
 
 An array is (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8 or uint16, or float in [0, 1]; RGB order.
 """

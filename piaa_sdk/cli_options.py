@@ -23,7 +23,10 @@ def complete_user(incomplete: str) -> list[str]:
 
 Photos = Annotated[
     list[str],
-    typer.Argument(metavar="PHOTOS", help="Photos and folders; - reads their names from the input."),
+    typer.Argument(
+        metavar="PHOTOS",
+        help="Photos and folders, also at s3://, gs://, https://; - reads names from the input.",
+    ),
 ]
 Users = Annotated[
     list[str] | None,

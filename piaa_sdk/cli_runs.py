@@ -99,10 +99,10 @@ class Tally:
 
 
 def command_to_go_on(context: typer.Context) -> str:
-    """Return the command that goes on where this one was stopped."""
-    from piaa_sdk.images import printable
+    """Return the command that goes on where this one was stopped, less the secrets of its addresses."""
+    from piaa_sdk.images import display_name, printable
 
-    arguments: list[str] = list(context.meta.get(ARGUMENTS, ("score", "...")))
+    arguments = [display_name(one, 0) for one in context.meta.get(ARGUMENTS, ("score", "..."))]
     if "--resume" not in arguments:
         arguments.insert(1 if "--" in arguments else len(arguments), "--resume")
     return printable(shlex.join(["piaa", *arguments]))

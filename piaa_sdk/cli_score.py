@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from piaa_sdk.errors import ImageError
+    from piaa_sdk.images import RemotePicture
     from piaa_sdk.reports import Report
     from piaa_sdk.row_file import RunRecord
     from piaa_sdk.scorer import Scorer
@@ -82,7 +83,6 @@ def score(
         return
     check_settings(photos, output, resume=resume, watch=watch)
     report_format = _settled_format(report_format, output)
-    from piaa_sdk.images import find_images
     from piaa_sdk.reports import open_report
 
     console: Console = context.obj
@@ -98,11 +98,26 @@ def score(
         if watch:
             tally = score_arrivals(report, scorers, paths, console, recursive=recursive)
         else:
-            count = _Count(find_images(paths, recursive=recursive)) if console.shows_progress else None
-            images = find_images(paths, recursive=recursive)
-            tally = _score_into(report, scorers, images, console, count, context)
+            tally = _score_found(report, scorers, paths, console, context, recursive=recursive)
     _tell(tally, scorers, console, output)
     raise typer.Exit(1 if tally.failed and not watch else 0)
+
+
+def _score_found(
+    report: Report,
+    scorers: Sequence[Scorer],
+    paths: Sequence[str],
+    console: Console,
+    context: typer.Context,
+    *,
+    recursive: bool,
+) -> Tally:
+    from piaa_sdk.images import find_images, is_remote
+
+    # What is elsewhere is listed once: that takes a while, and may cost.
+    is_counted = console.shows_progress and not any(map(is_remote, paths))
+    count = _Count(find_images(paths, recursive=recursive)) if is_counted else None
+    return _score_into(report, scorers, find_images(paths, recursive=recursive), console, count, context)
 
 
 def _scorers(given: dict[str, Any]) -> list[Scorer]:
@@ -115,12 +130,15 @@ def _scorers(given: dict[str, Any]) -> list[Scorer]:
 
 
 def _record(scorers: Sequence[Scorer], photos: Sequence[str], settings: dict[str, Any]) -> RunRecord:
+    from piaa_sdk.images import display_name
     from piaa_sdk.row_file import PersonRecord, RunRecord
     from piaa_sdk.row_formats import path_field
 
     people = [PersonRecord(one.user, one.scale, one.scorer_id) for one in scorers]
     return RunRecord.of(
-        scorers[0].bundle, people, settings | {"photos": [path_field(path) for path in photos]}
+        scorers[0].bundle,
+        people,
+        settings | {"photos": [path_field(display_name(path, 0)) for path in photos]},
     )
 
 
@@ -143,7 +161,7 @@ class _Count:
 def _score_into(
     report: Report,
     scorers: Sequence[Scorer],
-    images: Iterable[Path | ImageError],
+    images: Iterable[Path | RemotePicture | ImageError],
     console: Console,
     total: Callable[[], int | None] | None,
     context: typer.Context,

@@ -70,6 +70,17 @@ class FileStamp:
             return None
         return cls(absolute, status.st_size, status.st_mtime_ns)
 
+    @classmethod
+    def of_remote(cls, url: str, size: int, version: str) -> FileStamp:
+        """Stamp a file elsewhere, by what its server says of it.
+
+        Args:
+            url: Its address, without what gives access to it.
+            size: Bytes.
+            version: What changes with the content: an ETag, a generation or a time.
+        """
+        return cls(f"{url} {version}", size, 0)  # no absolute path begins like an address
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CacheEntry:

@@ -14,7 +14,7 @@ from piaa_sdk.backbone import Backbone
 from piaa_sdk.embedding_cache import EmbeddingCache, default_path
 from piaa_sdk.errors import ModelFormatError
 from piaa_sdk.head import Prior
-from piaa_sdk.images import PREVIEW_RULE, find_images
+from piaa_sdk.images import PREVIEW_RULE, find_images, is_remote
 from piaa_sdk.pipeline import embed_images
 
 if TYPE_CHECKING:
@@ -117,7 +117,8 @@ class Engine:
         """Embed pictures, in the order of the input.
 
         Args:
-            images: A picture, a folder of pictures, or any iterable of both and of errors.
+            images: A picture, a folder of pictures, the address of either, or any iterable of them and of
+                errors.
             expand: Whether folders are walked.
             in_full: Never by an embedded preview, whatever this engine does else: what is learned from is
                 stored, and read by whoever scores without them.
@@ -158,7 +159,7 @@ def pictures_of(
     given: Iterable[ImageInput | ImageError] = [images] if _is_one(images) else images  # type: ignore[assignment, list-item]
     for image in given:
         # Path.is_dir() raises where a name is too long or its folder may not be entered.
-        if expand and isinstance(image, (str, os.PathLike)) and os.path.isdir(image):  # noqa: PTH112
+        if expand and isinstance(image, (str, os.PathLike)) and (is_remote(image) or os.path.isdir(image)):  # noqa: PTH112
             yield from find_images([image])
         else:
             yield image

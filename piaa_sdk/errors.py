@@ -36,6 +36,7 @@ _PACKAGES = {
     "parquet": "pyarrow",
     "photos": "pillow-heif rawpy",
     "ray": '"ray[data]" pyarrow',
+    "remote": "aiohttp fsspec gcsfs s3fs",
     "train": '-e ".[train]"',
 }
 

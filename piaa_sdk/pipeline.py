@@ -1,9 +1,10 @@
 """Many pictures to embeddings: workers that each read, decode and infer their own batches.
 
 What is known already is answered in the caller's thread, hundreds of photos at a time. Everything else waits
-in one queue; each worker takes a batch from it, decodes it and calls the network, so that decoding and
-inference share the cores without being balanced. Results come out in the order of the input, and no more is
-read from the input than a window ahead of the results that have been taken.
+in one queue, what is elsewhere as soon as it has been fetched ahead; each worker takes a batch from it,
+decodes it and calls the network, so that decoding and inference share the cores without being balanced.
+Results come out in the order of the input, and no more is read from the input than a window ahead of the
+results that have been taken.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections import OrderedDict, deque
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
@@ -25,7 +27,16 @@ from piaa_sdk.backbone import LARGE_BATCH
 from piaa_sdk.devices import cpu_count
 from piaa_sdk.embedding_cache import CacheEntry, FileStamp, content_key
 from piaa_sdk.errors import DeviceError, ImageError
-from piaa_sdk.images import decode, display_name, load_image, printable, read_bytes
+from piaa_sdk.images import (
+    RemotePicture,
+    decode,
+    display_name,
+    is_remote,
+    load_image,
+    printable,
+    read_bytes,
+)
+from piaa_sdk.read_ahead import Fetch, ReadAhead, stamp_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -41,6 +52,7 @@ _LOOK_UP = 256  # photos looked up in the cache at once
 _SLICE_SECONDS = 0.02  # how long the input is read before what it gave is worked on
 _SLOW_SECONDS = 0.25  # an input that takes longer is not asked again before its results are out
 _POLL_SECONDS = 0.2  # Windows delivers Ctrl-C only between waits
+_NO_THREAD = "can't start new thread"  # what Python says then
 _NO_MEMORY = "not enough memory to score it"
 _REMEMBERED = 8192  # outcomes kept for duplicates, 2 KB each
 
@@ -122,12 +134,13 @@ class _Outcome:
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """One picture for the workers."""
+    """One picture for the workers; ``fetch`` holds the bytes of one that was elsewhere."""
 
     image: ImageInput
     source: str
     stamp: FileStamp | None
     future: Future[_Outcome]
+    fetch: Fetch | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -236,6 +249,8 @@ class _Crew:
         self._batch_size = batch_size
         self._previews = previews
         self._budget = _Budget(max(128, 16 * workers) * _MEGABYTE)
+        find = cache.find_stamp if cache is not None else None
+        self._read_ahead = ReadAhead(find, max(64, 16 * workers) * _MEGABYTE)
         self._contents: _Recent[bytes] = _Recent(max(_REMEMBERED, 2 * self.window))
         self._lock = threading.Lock()
         self._pending: deque[_Job] = deque()
@@ -244,9 +259,36 @@ class _Crew:
         self._executor: ThreadPoolExecutor | None = None
 
     def add(self, jobs: list[_Job]) -> None:
+        self._read_ahead.add(
+            [
+                Fetch(_remote_picture(job.image), partial(self._arrived, job))
+                for job in jobs
+                if is_remote(job.image)
+            ]
+        )
+        self._enqueue([job for job in jobs if not is_remote(job.image)])
+
+    def _arrived(self, job: _Job, fetch: Fetch) -> None:
+        job.stamp = fetch.stamp
+        if isinstance(fetch.error, ImageError):
+            _settle(job.future, _Outcome(reason=fetch.error.reason))
+        elif fetch.error is not None:
+            _fail(job.future, fetch.error)
+        elif fetch.embedding is not None:
+            _settle(job.future, _Outcome(fetch.embedding.astype(np.float16), from_cache=True))
+        else:
+            job.fetch = fetch
+            try:
+                self._enqueue([job])
+            except DeviceError as error:
+                _fail(job.future, error)  # raised where the result is taken
+
+    def _enqueue(self, jobs: list[_Job]) -> None:
         if not jobs:
             return
         with self._lock:
+            if self._is_stopped:
+                return
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(self._workers, thread_name_prefix="piaa-worker")
             self._pending.extend(jobs)
@@ -254,7 +296,8 @@ class _Crew:
                 try:
                     self._executor.submit(self._work)
                 except RuntimeError as error:
-                    if self._tasks:  # those that could be started go on alone
+                    is_ending = _NO_THREAD not in str(error)  # and a photo has just arrived
+                    if self._tasks or is_ending:  # those that could be started go on alone
                         break
                     raise DeviceError(
                         f"cpu: no thread could be started ({error}): there is not enough memory; close other "
@@ -266,6 +309,7 @@ class _Crew:
         """Stop after the picture that each worker is at."""
         self._is_stopped = True
         self._budget.lift()
+        self._read_ahead.stop()
         with self._lock:
             self._pending.clear()
             executor = self._executor
@@ -312,6 +356,9 @@ class _Crew:
                 _settle(job.future, _Outcome(reason=error.reason))
             except MemoryError:
                 _settle(job.future, _Outcome(reason=_NO_MEMORY))
+            finally:
+                if job.fetch is not None:
+                    job.fetch.release()
         fresh, embeddings = self._embedded(fresh, pixels)
         if self._cache is not None:
             entries = [
@@ -359,7 +406,7 @@ class _Crew:
             pixels.append(load_image(job.image, self._preprocessing, job.source))
             fresh.append((job, None))
             return
-        with self._budget.hold(job.stamp.size if job.stamp is not None else 0):
+        with self._budget.hold(job.stamp.size if job.stamp is not None and job.fetch is None else 0):
             data = self._read(job)
             key = content_key(data)
             first = self._contents.claim(key, job.future)
@@ -379,6 +426,9 @@ class _Crew:
         """Read the file; forget its stamp if it has changed since it was stamped."""
         if isinstance(job.image, bytes):
             return job.image
+        if job.fetch is not None:
+            assert job.fetch.data is not None
+            return job.fetch.data
         assert isinstance(job.image, (str, os.PathLike))
         data = read_bytes(job.image)
         if job.stamp is not None and (len(data) != job.stamp.size or FileStamp.of(job.image) != job.stamp):
@@ -485,7 +535,7 @@ class _Run:
     def _add(self, pulled: list[ImageInput | ImageError]) -> None:
         jobs: list[_Job] = []
         slots = [self._slot(image) for image in pulled]
-        stamps = [FileStamp.of(image) if isinstance(image, (str, os.PathLike)) else None for image in pulled]
+        stamps = [_stamp(image) for image in pulled]
         known = self._look_up([stamp for stamp in stamps if stamp is not None])
         for slot, image, stamp in zip(slots, pulled, stamps, strict=True):
             if stamp is not None:
@@ -521,9 +571,21 @@ class _Run:
             first = self._stamps.claim(stamp, future)
         elif slot.image is not None:
             first = self._objects.setdefault(id(image), future)
+        elif is_remote(image):  # the same address is fetched once
+            first = self._stamps.claim(FileStamp.of_remote(os.fsdecode(image), -1, ""), future)
         slot.future = first
         slot.is_duplicate = first is not future
         return [] if slot.is_duplicate else [_Job(image, slot.source, stamp, future)]
+
+
+def _stamp(image: ImageInput | ImageError) -> FileStamp | None:
+    if is_remote(image):
+        return stamp_of(_remote_picture(image))
+    return FileStamp.of(image) if isinstance(image, (str, os.PathLike)) else None
+
+
+def _remote_picture(image: ImageInput) -> RemotePicture:
+    return image if isinstance(image, RemotePicture) else RemotePicture(os.fsdecode(image))  # type: ignore[arg-type]
 
 
 def _settle(future: Future[_Outcome], outcome: _Outcome) -> None:

@@ -27,7 +27,7 @@ import numpy as np
 
 from piaa_sdk.errors import RatingError
 from piaa_sdk.files import read_regular_file
-from piaa_sdk.images import printable
+from piaa_sdk.images import display_name, is_remote, printable
 from piaa_sdk.rating_scale import RatingScale
 from piaa_sdk.terminal import count_of
 
@@ -66,11 +66,13 @@ class Rating:
     """What one person gave one picture.
 
     Attributes:
-        image: The picture: for a file, its absolute path as it was found; else what was given.
+        image: The picture: for a file, its absolute path as it was found; else what was given, such as an
+            address.
         rating: In the person's units.
         line: Line of the CSV file, from 1; None if the ratings do not come from a file.
         where: What to call the row in a message: ``ratings.csv, line 12`` or ``rating 3``.
-        name: What to call the picture: its path, or ``image 3`` for one without a path.
+        name: What to call the picture: its path, its address without what gives access to it, or
+            ``image 3`` for one that has neither.
     """
 
     image: ImageInput
@@ -437,7 +439,7 @@ def _make_table(rows: Sequence[_Row], folder: Path, relative_to: str) -> RatingT
         except _MissingImageError as error:
             missing.append(f"{row.where}: no such image: {error}")
             continue
-        name = image if isinstance(image, str) else f"image {row.position}"
+        name = display_name(image, row.position - 1) if isinstance(image, str) else f"image {row.position}"
         rating = Rating(image, row.rating, row.line, row.where, name)
         known = table.setdefault(row.user, {}).setdefault(identity, rating)
         if known.rating != rating.rating:
@@ -459,6 +461,8 @@ def _find_image(image: Any, folder: Path) -> tuple[ImageInput, Hashable]:
     """Return a picture, a path made absolute, and what makes it the same picture as another one."""
     if not isinstance(image, (str, os.PathLike)):
         return image, ("given", id(image))
+    if is_remote(image):  # whether it is there shows when it is read
+        return os.fspath(image), ("address", display_name(image, 0))
     name = os.fsdecode(image)
     if not name.strip():
         raise _MissingImageError("the name is empty")

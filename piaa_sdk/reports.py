@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from piaa_sdk.array_types import ImageInput
     from piaa_sdk.errors import ImageError
     from piaa_sdk.rating_scale import RatingScale
     from piaa_sdk.results import Score
@@ -83,7 +84,7 @@ class Report(Protocol):
     def photos_left(self) -> int:
         """How many of them were not among those that went through `pending`."""
 
-    def pending(self, images: Iterable[Path | ImageError]) -> Iterator[Path | ImageError]:
+    def pending(self, images: Iterable[ImageInput | ImageError]) -> Iterator[ImageInput | ImageError]:
         """Leave out the photos that have rows; the others' rows are then added in this order."""
 
     def add(self, score: Score) -> None:
@@ -176,7 +177,7 @@ class _StreamedReport:
         if self._is_csv:
             self._write(csv_line(list(FIELDS)))
 
-    def pending(self, images: Iterable[Path | ImageError]) -> Iterator[Path | ImageError]:
+    def pending(self, images: Iterable[ImageInput | ImageError]) -> Iterator[ImageInput | ImageError]:
         yield from images
 
     def add(self, score: Score) -> None:
@@ -226,7 +227,7 @@ class _CollectedReport:
     def photos_left(self) -> int:
         return self._rows.photos_left
 
-    def pending(self, images: Iterable[Path | ImageError]) -> Iterator[Path | ImageError]:
+    def pending(self, images: Iterable[ImageInput | ImageError]) -> Iterator[ImageInput | ImageError]:
         return self._rows.pending(images)
 
     def add(self, score: Score) -> None:

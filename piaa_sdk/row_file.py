@@ -21,7 +21,7 @@ import numpy.typing as npt
 from piaa_sdk import __version__
 from piaa_sdk.choices import Order
 from piaa_sdk.errors import ImageError, OutputError
-from piaa_sdk.images import printable
+from piaa_sdk.images import display_name, printable
 from piaa_sdk.kept_rows import FoundRows, KeptRows, RowDigests
 from piaa_sdk.partial_file import close_and_remove, open_alone, set_aside, writing_to
 from piaa_sdk.row_formats import Row, clean, jsonl_line, path_field
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
+    from piaa_sdk.array_types import ImageInput
     from piaa_sdk.bundle import ModelBundle
     from piaa_sdk.rating_scale import RatingScale
     from piaa_sdk.row_formats import Rows
@@ -197,7 +198,7 @@ class RowFile:
         """How many of them were not among the photos that went through `pending`, and have no use."""
         return 0 if self._kept is None or self._latest_only else self._kept.photos_left
 
-    def pending(self, images: Iterable[Path | ImageError]) -> Iterator[Path | ImageError]:
+    def pending(self, images: Iterable[ImageInput | ImageError]) -> Iterator[ImageInput | ImageError]:
         """Leave out the photos that have rows; the others' rows must then come in this order.
 
         Args:
@@ -207,7 +208,7 @@ class RowFile:
             yield from images
             return
         for image in images:
-            path = path_field(image.source if isinstance(image, ImageError) else str(image))
+            path = path_field(image.source if isinstance(image, ImageError) else display_name(image, 0))
             first = self._kept.take(path, once=self._latest_only)
             self._order.append(-1 if first is None else first)
             if first is None:

@@ -41,7 +41,7 @@ from piaa_sdk.fine_tuned import (
 )
 from piaa_sdk.head import PersonalHead
 from piaa_sdk.hub import fetch, load_bundle, plan_upload, publish, save_bundle
-from piaa_sdk.images import load_image, printable
+from piaa_sdk.images import is_remote, load_image, printable
 from piaa_sdk.manifest import BACKBONE_NAME, WEIGHTS_NAME
 from piaa_sdk.profiles import (
     ProfileStore,
@@ -259,7 +259,8 @@ class Scorer:
         """Score pictures.
 
         Args:
-            images: A picture, a folder of pictures, or any iterable of both.
+            images: A picture, a folder of pictures, the address of either (``s3://bucket/folder/``,
+                ``https://host/a.jpg``; extra ``remote``), or any iterable of them.
 
         Returns:
             One Score per picture, in the order given, with percentiles. A picture that cannot be read has a
@@ -458,9 +459,7 @@ class Scorer:
             embeddings = np.stack(
                 [
                     _rated_embedding(profile, item)
-                    for item in self._base.embed(
-                        map(Path, profile.support.images), expand=False, in_full=True
-                    )
+                    for item in self._base.embed(profile.support.images, expand=False, in_full=True)
                 ]
             )
         return self._learned(profile.user, profile.scale, profile.support.images, profile.ratings, embeddings)
@@ -896,7 +895,7 @@ def _check_places(
     """Refuse names without folders, as an imported profile has: another picture may be called the same."""
     method = " --method finetune" if profile.kind == FINE_TUNED else ""
     user = shlex.quote(profile.user)
-    unknown = [name for name in profile.support.images if not Path(name).is_absolute()]
+    unknown = [name for name in profile.support.images if not (is_remote(name) or Path(name).is_absolute())]
     if unknown:
         raise ProfileMismatchError(
             f"{printable(profile.user)!r}: {why}, and "

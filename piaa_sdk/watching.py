@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from piaa_sdk.errors import ImageError
-from piaa_sdk.images import find_images, printable
+from piaa_sdk.images import printable
+from piaa_sdk.images.files import find_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -90,12 +91,12 @@ class FolderWatch:
         held_back: dict[bytes, tuple[int, float]] = {}
         troubles: dict[str, str] = {}
         spent, begin = 0.0, time.monotonic()
-        for image in find_images(self._folders, recursive=self._recursive):
+        for image in find_files(self._folders, recursive=self._recursive):
             if self._stop.is_set():
                 return
             if isinstance(image, ImageError):
                 troubles[image.source] = image.reason
-            elif self._is_due(str(image), held_back):
+            elif isinstance(image, Path) and self._is_due(str(image), held_back):
                 spent += time.monotonic() - begin
                 yield image
                 begin = time.monotonic()

@@ -18,8 +18,8 @@ import numpy as np
 
 from piaa_sdk.bundle import EMBEDDED_FOLDER
 from piaa_sdk.errors import ImageError, ModelFormatError
-from piaa_sdk.images import printable
-from piaa_sdk.row_formats import FIELDS, path_from_field, to_row
+from piaa_sdk.images import RemotePicture, is_remote, printable, shown_url
+from piaa_sdk.row_formats import FIELDS, path_field, path_from_field, to_row
 from piaa_sdk.scorer import Scorer
 
 if TYPE_CHECKING:
@@ -230,6 +230,8 @@ def picture_of(path: object, data: object, base: str = "") -> tuple[str | None, 
         found = "nothing" if _is_missing(path) or path == "" else type(path).__name__
         return None, ImageError(source, f"expected a path or the bytes of a picture, found {found}")
     place = path_from_field(name)
+    if is_remote(place):
+        return path_field(shown_url(place)), RemotePicture(place)  # as such, it is never taken for a folder
     if not base or "://" in place:
         return name, place
     return name, os.fspath(Path(base) / place)

@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 from piaa_sdk.engines.batch_scorer import picture_of
 from piaa_sdk.errors import EngineError, ImageError, MissingDependencyError
-from piaa_sdk.images import find_images, printable
+from piaa_sdk.images import find_images, is_remote, printable
 from piaa_sdk.row_formats import path_field, path_from_field
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from piaa_sdk.array_types import ImageInput
+    from piaa_sdk.images import RemotePicture
 
 PHOTO_LIST_SUFFIX = ".parquet"
 """How the names of files that list photos end."""
@@ -139,7 +140,7 @@ def split(photos: Sequence[str], part_size: int, *, recursive: bool = True) -> I
     others = [place for place in photos if place not in lists]
     found = find_images(others, recursive=recursive)
     while chunk := tuple(_entry(item) for item in islice(found, part_size)):
-        is_relative = any(not Path(path_from_field(name)).is_absolute() for name, _ in chunk)
+        is_relative = any(_is_relative(path_from_field(name)) for name, _ in chunk)
         yield Part(index, len(chunk), base=os.fspath(Path.cwd()) if is_relative else "", photos=chunk)
         index += 1
     for place in lists:
@@ -148,7 +149,11 @@ def split(photos: Sequence[str], part_size: int, *, recursive: bool = True) -> I
             index += 1
 
 
-def _entry(found: Path | ImageError) -> tuple[str, str | None]:
+def _is_relative(place: str) -> bool:
+    return not (is_remote(place) or Path(place).is_absolute())
+
+
+def _entry(found: Path | RemotePicture | ImageError) -> tuple[str, str | None]:
     if isinstance(found, ImageError):
         return path_field(found.source), found.reason
     return path_field(os.fspath(found)), None

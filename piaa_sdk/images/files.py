@@ -31,11 +31,14 @@ _KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
-_STRETCH = 10_000  # entries of a folder that are put in order together
-_FOLDER_NAMED_LIKE_A_PICTURE = "a folder, not a picture"
+STRETCH = 10_000
+"""Entries of a folder that are put in order together."""
+
+FOLDER_NAMED_LIKE_A_PICTURE = "a folder, not a picture"
+"""Said of a folder whose name is one for a picture."""
 
 
-def find_images(paths: Iterable[PathInput], *, recursive: bool = True) -> Iterator[Path | ImageError]:
+def find_files(paths: Iterable[PathInput], *, recursive: bool = True) -> Iterator[Path | ImageError]:
     """Find the pictures that paths lead to, folder by folder, while they are being asked for.
 
     A file that is named is taken whatever its suffix. In a folder the files with a suffix of
@@ -61,8 +64,8 @@ def find_images(paths: Iterable[PathInput], *, recursive: bool = True) -> Iterat
             yield ImageError(printable(name), _why(error))
             continue
         if stat.S_ISDIR(mode):
-            if _has_image_suffix(name):
-                yield ImageError(printable(name), _FOLDER_NAMED_LIKE_A_PICTURE)
+            if has_image_suffix(name):
+                yield ImageError(printable(name), FOLDER_NAMED_LIKE_A_PICTURE)
             yield from _walk(Path(name), recursive)
         else:
             yield Path(name)
@@ -80,7 +83,7 @@ def refuse_photo_name(path: Path) -> None:
         )
 
 
-def read_bytes(path: PathInput) -> bytes:
+def read_file(path: PathInput) -> bytes:
     """Read a picture file; a file that does not begin like a picture is not read further.
 
     Args:
@@ -131,10 +134,10 @@ def _walk(folder: Path, recursive: bool) -> Iterator[Path | ImageError]:
             for name, is_folder in _entries(folder):
                 if is_folder and recursive:
                     folders.append(folder / name)
-                if _has_image_suffix(name):
+                if has_image_suffix(name):
                     path = folder / name
                     yield (
-                        ImageError(printable(str(path)), _FOLDER_NAMED_LIKE_A_PICTURE) if is_folder else path
+                        ImageError(printable(str(path)), FOLDER_NAMED_LIKE_A_PICTURE) if is_folder else path
                     )
         except OSError as error:
             yield ImageError(printable(str(folder)), _why(error))
@@ -148,8 +151,8 @@ def _entries(folder: Path) -> Iterator[tuple[str, bool]]:
     for the last one's name to be read.
     """
     with os.scandir(folder) as entries:
-        while stretch := list(islice(entries, _STRETCH)):
-            named = [(_sort_key(entry.name), entry.name, _is_folder(entry)) for entry in stretch]
+        while stretch := list(islice(entries, STRETCH)):
+            named = [(sort_key(entry.name), entry.name, _is_folder(entry)) for entry in stretch]
             for _, name, is_folder in sorted(named):
                 if not name.startswith("."):
                     yield name, is_folder
@@ -168,12 +171,13 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _has_image_suffix(name: str) -> bool:
+def has_image_suffix(name: str) -> bool:
+    """Tell whether a name ends as those of pictures do."""
     # os.path costs a fifth of what Path does, which shows in a folder of a million.
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
 
 
-def _sort_key(name: str) -> tuple[str | int, ...]:
+def sort_key(name: str) -> tuple[str | int, ...]:
     """Order names regardless of case, numbers by value."""
     return tuple(
         int(part) if place % 2 else part for place, part in enumerate(_DIGITS.split(name.casefold()))

@@ -15,7 +15,6 @@ from PIL import Image, TiffImagePlugin
 
 from piaa_sdk.errors import ImageError
 from piaa_sdk.images.failures import failures_as_image_errors
-from piaa_sdk.images.files import read_bytes
 from piaa_sdk.images.formats import JPEG, RAW, UNKNOWN_FORMAT, recognize
 from piaa_sdk.images.limits import check_memory, check_pixels, memory_to_decode
 from piaa_sdk.images.names import display_name, printable
@@ -24,6 +23,7 @@ from piaa_sdk.images.pixels import square_pixels
 from piaa_sdk.images.previews import find_jpeg_preview
 from piaa_sdk.images.quiet import quiet_libtiff, quiet_warnings
 from piaa_sdk.images.raw import develop, find_preview
+from piaa_sdk.images.sources import read_bytes
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -6,6 +6,8 @@ import os
 import unicodedata
 from typing import TYPE_CHECKING
 
+from piaa_sdk.images.urls import shown_name
+
 if TYPE_CHECKING:
     from piaa_sdk.array_types import ImageInput
 
@@ -34,9 +36,10 @@ def display_name(image: ImageInput, index: int) -> str:
         index: Its position in the call, counted from 0.
 
     Returns:
-        The path exactly as it was given, or ``image 3`` for the third picture if it has no path.
+        The path exactly as it was given, an address without what gives access to it, or ``image 3`` for the
+        third picture if it has no path.
     """
-    return os.fsdecode(image) if isinstance(image, (str, os.PathLike)) else f"image {index + 1}"
+    return shown_name(image) if isinstance(image, (str, os.PathLike)) else f"image {index + 1}"
 
 
 def _printable_character(character: str) -> str:

@@ -16,6 +16,7 @@ import pytest
 
 from piaa_sdk import Scorer
 from piaa_sdk.engines import BatchScorer
+from piaa_sdk.engines.batch_scorer import picture_of
 from piaa_sdk.engines.job_folder import RECORD_NAME, JobFolder, JobRecord, PartCounts, encode_rows
 from piaa_sdk.engines.parts import Part, split
 from piaa_sdk.errors import (
@@ -26,6 +27,7 @@ from piaa_sdk.errors import (
     ProfileNotFoundError,
 )
 from piaa_sdk.fine_tuned import FineTunedHead
+from piaa_sdk.images import RemotePicture
 from piaa_sdk.profiles import ProfileStore
 
 if TYPE_CHECKING:
@@ -202,6 +204,13 @@ def test_relative_paths_begin_where_the_job_was_started(
     names, places = zip(*part.pictures(), strict=True)
     assert names[0] == f"photos{os.sep}00.png"
     assert places[0] == str(photos[0])
+
+
+def test_addresses_are_read_where_they_lead_and_shown_without_keys() -> None:
+    """An address is no path: it has no folder to begin at, and what opens it stays out of rows."""
+    name, picture = picture_of("https://example.org/a.jpg?X-Amz-Signature=secret", None, "/photos")
+    assert name == "https://example.org/a.jpg?X-Amz-Signature=***"
+    assert picture == RemotePicture("https://example.org/a.jpg?X-Amz-Signature=secret")
 
 
 @pytest.mark.parametrize("rows_per_group", [1, 4, 5, 100])
