@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from piaa_sdk.errors import (
         DeviceError,
         DivergenceError,
+        EngineError,
         HubError,
         ImageError,
         MissingDependencyError,
@@ -52,6 +53,7 @@ __all__ = [
     "Comparison",
     "DeviceError",
     "DivergenceError",
+    "EngineError",
     "FineTuneOptions",
     "HubError",
     "ImageError",

@@ -27,3 +27,10 @@ class Method(StrEnum):
     CLOSED_FORM = "closed-form"
     FINETUNE = "finetune"
     AUTO = "auto"
+
+
+class Engine(StrEnum):
+    """What scoring runs on."""
+
+    LOCAL = "local"
+    RAY = "ray"

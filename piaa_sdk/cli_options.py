@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from piaa_sdk.choices import Method, Order, ReportFormat
+from piaa_sdk.choices import Engine, Method, Order, ReportFormat
 
 
 def complete_user(incomplete: str) -> list[str]:
@@ -107,6 +107,25 @@ Previews = Annotated[
     ),
 ]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Look at every photo afresh and remember nothing.")]
+ScoringEngine = Annotated[
+    Engine,
+    typer.Option(
+        "--engine",
+        help="ray spreads the work over a cluster, or the cores of this machine, and writes a folder of "
+        "Parquet files (extra ray).",
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="ADDRESS",
+        help="Ray cluster to use, such as 10.0.0.5:6379, or auto; without, this machine alone.",
+    ),
+]
+PartSize = Annotated[
+    int | None, typer.Option("--part-size", metavar="N", min=1, help="Photos in each file that ray writes.")
+]
 Ratings = Annotated[
     Path, typer.Argument(metavar="RATINGS.CSV", help="Table with the columns image and rating.")
 ]

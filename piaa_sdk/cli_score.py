@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from piaa_sdk.choices import ReportFormat
+from piaa_sdk.choices import Engine, ReportFormat
+from piaa_sdk.cli_cluster import runs_on_cluster, score_on_cluster
 from piaa_sdk.cli_options import (
+    Address,
     BatchSize,
     Device,
     Force,
@@ -18,11 +20,13 @@ from piaa_sdk.cli_options import (
     Model,
     NoCache,
     Output,
+    PartSize,
     Photos,
     Previews,
     Recursive,
     Resume,
     RowOrder,
+    ScoringEngine,
     Top,
     Users,
     Watch,
@@ -61,6 +65,9 @@ def score(
     force: Force = False,
     resume: Resume = False,
     watch: Watch = False,
+    engine: ScoringEngine = Engine.LOCAL,
+    address: Address = None,
+    part_size: PartSize = None,
 ) -> None:
     """Score photos and list the best first.
 
@@ -71,20 +78,15 @@ def score(
     A table is best first. Rows of csv and jsonl come as the photos do; on the screen each is written at
     once, so its percentile, the place among all photos, is empty. --output or --order score fills it in.
     """
+    if runs_on_cluster(context):
+        score_on_cluster(context, _listed(photos))
+        return
     check_settings(photos, output, resume=resume, watch=watch)
     report_format = _settled_format(report_format, output)
     from piaa_sdk.reports import open_report
 
     console: Console = context.obj
-    scorers = _scorers(
-        user,
-        model,
-        device=device,
-        cache=not no_cache,
-        workers=workers,
-        batch_size=batch_size,
-        previews=previews,
-    )
+    scorers = _scorers(context.params)
     paths = _listed(photos)
     settings = {"model": model, "recursive": recursive, "top": top, "previews": previews}
     record = _record(scorers, photos, settings)
@@ -118,11 +120,12 @@ def _score_found(
     return _score_into(report, scorers, find_images(paths, recursive=recursive), console, count, context)
 
 
-def _scorers(users: Sequence[str] | None, model: str | None, **settings: Any) -> list[Scorer]:
+def _scorers(given: dict[str, Any]) -> list[Scorer]:
     from piaa_sdk.scorer import Scorer
 
-    first, *others = dict.fromkeys(users) if users else [None]
-    scorer = Scorer.from_pretrained(model, user=first, **settings)
+    first, *others = dict.fromkeys(given["user"]) if given["user"] else [None]
+    settings = {name: given[name] for name in ("device", "workers", "batch_size", "previews")}
+    scorer = Scorer.from_pretrained(given["model"], user=first, cache=not given["no_cache"], **settings)
     return [scorer, *(scorer.for_user(name) for name in others if name is not None)]
 
 

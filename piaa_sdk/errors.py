@@ -17,6 +17,7 @@
     │   └── ProfileMismatchError                     made for another bundle or revision
     ├── OutputError (OSError)                        a result could not be written
     ├── HubError                                     the Hub refused, failed or was cut off
+    ├── EngineError                                  a list of photos or a cluster that no job can run with
     ├── DeviceError                                  asked-for device not available
     └── MissingDependencyError (ImportError)         ends with the pip command
 
@@ -34,6 +35,7 @@ _PACKAGES = {
     "onnx": "onnx",
     "parquet": "pyarrow",
     "photos": "pillow-heif rawpy",
+    "ray": '"ray[data]" pyarrow',
     "remote": "aiohttp fsspec gcsfs s3fs",
     "train": '-e ".[train]"',
 }
@@ -119,6 +121,10 @@ class OutputError(PiaaError, OSError):
 
 class HubError(PiaaError):
     """The Hugging Face Hub refused what was asked of it, failed, or was cut off on the way."""
+
+
+class EngineError(PiaaError):
+    """A job for several machines cannot run: its list of photos cannot be read, or the cluster fails."""
 
 
 class DeviceError(PiaaError):

@@ -170,13 +170,20 @@ def write_parquet(rows: Rows, file: BinaryIO) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    numbers = dict.fromkeys(("generic", "personal", "std", "percentile"), pa.float64())
-    types = {**numbers, "stars": pa.int8()}
-    schema = pa.schema([pa.field(name, types.get(name, pa.string()), name != "path") for name in FIELDS])
+    schema = parquet_schema()
     remaining = iter(rows)
     with pq.ParquetWriter(file, schema) as writer:
         while batch := list(islice(remaining, _ROW_GROUP)):
             writer.write_table(pa.Table.from_pylist(batch, schema=schema))
+
+
+def parquet_schema() -> Any:
+    """Return the columns of a Parquet file of rows, a pyarrow schema; pyarrow must be installed."""
+    import pyarrow as pa
+
+    numbers = dict.fromkeys(("generic", "personal", "std", "percentile"), pa.float64())
+    types = {**numbers, "stars": pa.int8()}
+    return pa.schema([pa.field(name, types.get(name, pa.string()), name != "path") for name in FIELDS])
 
 
 def require_parquet() -> None:

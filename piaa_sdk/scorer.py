@@ -17,6 +17,7 @@ import numpy as np
 
 from piaa_sdk.adaptation import adapt, adaptation_of, judge
 from piaa_sdk.bundle import EMBEDDED_FOLDER
+from piaa_sdk.carried_person import CarriedPerson
 from piaa_sdk.choices import Method
 from piaa_sdk.devices import cpu_count, single_threaded_products
 from piaa_sdk.engine import Engine, pictures_of, preview_space
@@ -188,6 +189,32 @@ class Scorer:
             ProfileMismatchError: The profile was made for another bundle; the message says how to refit it.
         """
         person = _person(self._base, user, self._access.token, self._access.is_local)
+        return type(self)(self._base, person, access=self._access)
+
+    def carry(self) -> CarriedPerson | None:
+        """Return what scoring for this person needs elsewhere, for :meth:`for_carried`; None without one."""
+        person = self._person
+        if person is None:
+            return None
+        graph = self.bundle.graph_source if isinstance(person.head, FineTunedHead) else b""
+        assert isinstance(graph, bytes), "a network of one's own is no file"
+        kind = FINE_TUNED if graph else KIND
+        return CarriedPerson.of(person.user, kind, person.scale, person.head, graph)
+
+    def for_carried(self, carried: CarriedPerson) -> Self:
+        """Return the scorer of a person who was packed elsewhere by :meth:`carry`, with the same model.
+
+        Raises:
+            ProfileFormatError: What arrived is damaged, or does not fit the model.
+        """
+        engine = None
+        head: PersonalHead | FineTunedHead
+        if carried.has_network:
+            graph, head = carried.network()
+            engine = self._base.with_network(graph, head.prior)
+        else:
+            head = carried.head(self._base.prior)
+        person = _Person(carried.user, carried.scale, None, head, None, engine)
         return type(self)(self._base, person, access=self._access)
 
     def __repr__(self) -> str:

@@ -119,6 +119,11 @@ class Console:
         self._warned: set[str] = set()
 
     @property
+    def stream(self) -> TextIO:
+        """Where it writes."""
+        return self._stream
+
+    @property
     def shows_progress(self) -> bool:
         """Whether there is a terminal that a progress line can be drawn on."""
         return self._columns is not None

@@ -26,6 +26,7 @@ HEAVY = frozenset(
         "pillow_heif",
         "pyarrow",
         "rawpy",
+        "ray",
         "scipy",
         "skimage",
         "timm",

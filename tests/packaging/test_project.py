@@ -231,7 +231,8 @@ def test_import_contract_holds() -> None:
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", "CONTRIBUTING.md", "benchmarks/README.md", "docs/performance.md"]
+    "document",
+    ["README.md", "CONTRIBUTING.md", "benchmarks/README.md", "docs/performance.md", "docs/scale.md"],
 )
 def test_links_between_documents_lead_somewhere(document: str) -> None:
     text = read_document(document)
