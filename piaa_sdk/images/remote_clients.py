@@ -6,7 +6,6 @@ another thread ends when the answer is there, when the time is up, or when nobod
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 from concurrent.futures import CancelledError, Future, wait
@@ -25,6 +24,7 @@ from piaa_sdk.images.remote_failures import (
 from piaa_sdk.images.urls import RemotePicture, protocol_of
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Coroutine, Iterator
 
 CONNECT_SECONDS = 10.0
@@ -63,6 +63,8 @@ class Calls:
             RemoteFailure: It failed.
             StoppedError: Nobody wants the answer any more.
         """
+        import asyncio  # takes as long to import as typer, and most photos are on a disk
+
         with self._lock:
             if self._stopped.is_set():
                 work.close()
@@ -103,6 +105,8 @@ class Calls:
 
 async def _outcome(work: Coroutine[Any, Any, _Answer]) -> tuple[list[_Answer], RemoteFailure | None]:
     """Return what comes of work: were it raised, asyncio would report whatever nobody waits for any more."""
+    import asyncio
+
     try:
         return [await asyncio.wait_for(work, REQUEST_SECONDS)], None
     except RemoteFailure as failure:
