@@ -120,7 +120,7 @@ Address = Annotated[
     typer.Option(
         "--address",
         metavar="ADDRESS",
-        help="Ray cluster to use, such as 10.0.0.5:6379, or auto; without, this machine alone.",
+        help="Ray cluster to use, such as 10.0.0.5:6379, or auto; without, or local, this machine alone.",
     ),
 ]
 PartSize = Annotated[

@@ -19,6 +19,7 @@ from piaa_sdk.engines import BatchScorer
 from piaa_sdk.engines.batch_scorer import picture_of
 from piaa_sdk.engines.job_folder import RECORD_NAME, JobFolder, JobRecord, PartCounts, encode_rows
 from piaa_sdk.engines.parts import Part, split
+from piaa_sdk.engines.ray_data import ActorPlan, plan_actors
 from piaa_sdk.errors import (
     EngineError,
     ModelFormatError,
@@ -323,6 +324,45 @@ def test_rows_and_photos_must_be_as_many(tiny_bundle: Path, photos: list[Path]) 
     rows = list(BatchScorer(tiny_bundle).rows(part.pictures()))
     with pytest.raises(EngineError, match="12 photos, 11 were found"):
         encode_rows(rows[1:], part)
+
+
+SMALL, LARGE, CARDS = {"CPU": 2.0}, {"CPU": 16.0}, {"CPU": 12.0, "GPU": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "device", "plan"),
+    [
+        ([SMALL, LARGE], None, "auto", ActorPlan(1, 0, 18)),
+        ([SMALL, SMALL, LARGE], 4, "cpu", ActorPlan(4, 0, 4)),  # 20 cores, of which 16 are in one place
+        ([LARGE, LARGE, CARDS], None, "auto", ActorPlan(6, 1, 2)),  # not 22 cores each
+        ([CARDS, {"CPU": 4.0, "GPU": 1.0}], None, "cuda", ActorPlan(4, 1, 3)),
+        ([CARDS], 8, "auto", ActorPlan(8, 1, 1)),
+        ([{"CPU": 2.0, "GPU": 8.0}], None, "auto", ActorPlan(1, 1, 2)),
+        ([CARDS, LARGE], None, "cpu", ActorPlan(1, 0, 28)),
+        ([{"memory": 1.0}, SMALL], None, "auto", ActorPlan(1, 0, 2)),  # a head that does no work
+    ],
+)
+def test_processes_fit_on_nodes(
+    nodes: list[dict[str, float]], workers: int | None, device: str, plan: ActorPlan
+) -> None:
+    """Cores are counted node by node: a process that no node has room for would be waited for forever."""
+    assert plan_actors(nodes, workers, device) == plan
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "message"),
+    [
+        ([SMALL] * 5, 8, "no node of the cluster has 8 cores for one process, the largest has 2;"),
+        ([LARGE, CARDS], 16, "no node with a graphics processor .* 16 cores .* the largest has 12;"),
+        ([{"GPU": 1.0}], None, "no node with a graphics processor .* 1 core .* the largest has 0;"),
+        ([], None, "the largest has 0;"),
+    ],
+)
+def test_what_fits_nowhere_is_refused(
+    nodes: list[dict[str, float]], workers: int | None, message: str
+) -> None:
+    with pytest.raises(EngineError, match=message):
+        plan_actors(nodes, workers, "auto")
 
 
 def test_records_of_the_first_version_load() -> None:
