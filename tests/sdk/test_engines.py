@@ -121,11 +121,14 @@ def test_batches_without_pictures_are_refused(tiny_bundle: Path) -> None:
 
 def test_it_is_small_and_opened_late(mira: Scorer, tiny_bundle: Path, photos: list[Path]) -> None:
     scorer = BatchScorer(tiny_bundle, user=mira.user)
-    assert not scorer.is_open
+    (tiny_bundle / "config.json").rename(tiny_bundle / "away.json")
+    with pytest.raises(ModelNotFoundError):
+        scorer({"path": [str(photos[0])]})
+    (tiny_bundle / "away.json").rename(tiny_bundle / "config.json")
+    closed = bytes(ForkingPickler.dumps(scorer))
     scorer({"path": [str(photos[0])]})
-    assert scorer.is_open
-    assert not sent(scorer).is_open
-    assert len(ForkingPickler.dumps(scorer)) < 20_000
+    assert bytes(ForkingPickler.dumps(scorer)) == closed  # what is open stays here
+    assert len(closed) < 20_000
 
 
 def test_a_hundred_ratings_are_small(photos: list[Path]) -> None:
@@ -275,6 +278,11 @@ def job(tiny_bundle: Path, photos: list[Path], part_size: int = 5, user: str | N
     )
 
 
+def write_first_part(folder: JobFolder, tiny_bundle: Path, photos: list[Path], part_size: int = 5) -> None:
+    part = next(split([str(photos[0].parent)], part_size))
+    folder.write(part, encode_rows(list(BatchScorer(tiny_bundle).rows(part.pictures())), part))
+
+
 def test_a_job_goes_on_where_it_was_stopped(tiny_bundle: Path, photos: list[Path], tmp_path: Path) -> None:
     scorer, parts = BatchScorer(tiny_bundle), list(split([str(photos[0].parent)], 5))
     folder = JobFolder(tmp_path / "out", job(tiny_bundle, photos))
@@ -291,7 +299,7 @@ def test_a_job_goes_on_where_it_was_stopped(tiny_bundle: Path, photos: list[Path
 
 def test_another_job_is_refused(mira: Scorer, tiny_bundle: Path, photos: list[Path], tmp_path: Path) -> None:
     """Rows of two jobs in one folder could not be told apart."""
-    JobFolder(tmp_path / "out", job(tiny_bundle, photos))
+    write_first_part(JobFolder(tmp_path / "out", job(tiny_bundle, photos)), tiny_bundle, photos)
     with pytest.raises(OutputError, match="in parts of 5 photos"):
         JobFolder(tmp_path / "out", job(tiny_bundle, photos, part_size=4))
     with pytest.raises(OutputError, match="started for most people"):
@@ -304,6 +312,41 @@ def test_another_job_is_refused(mira: Scorer, tiny_bundle: Path, photos: list[Pa
     (tiny_bundle / "config.json").write_text(json.dumps(config | {"bundle_id": "other"}))
     with pytest.raises(OutputError, match="started with the model piaa-tiny"):
         JobFolder(tmp_path / "out", job(tiny_bundle, photos))
+
+
+def test_a_job_that_never_began_is_not_in_the_way(
+    tiny_bundle: Path, photos: list[Path], tmp_path: Path
+) -> None:
+    """No cluster, or a kill: as long as no part is there, the folder is anybody's, and then the first's."""
+    early = JobFolder(tmp_path / "out", job(tiny_bundle, photos))
+    (tmp_path / "out" / ".0123456789abcdef.partial").write_bytes(b"PAR1")
+    late = JobFolder(tmp_path / "out", job(tiny_bundle, photos, part_size=4))
+    write_first_part(late, tiny_bundle, photos, 4)
+    record = (tmp_path / "out" / RECORD_NAME).read_bytes()
+    assert JobRecord.parse(record).part_size == 4
+    with pytest.raises(OutputError, match="in parts of 4 photos"):
+        write_first_part(early, tiny_bundle, photos)
+    assert (tmp_path / "out" / RECORD_NAME).read_bytes() == record
+    assert len(list((tmp_path / "out").glob("part-*"))) == 1
+
+
+def test_a_first_write_that_was_killed_leaves_an_empty_folder(
+    tiny_bundle: Path, photos: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".0123456789abcdef.partial").write_bytes(b"{")
+    JobFolder(tmp_path / "out", job(tiny_bundle, photos))
+    assert (tmp_path / "out" / RECORD_NAME).is_file()
+
+
+def test_addresses_that_were_signed_again_are_the_same_job() -> None:
+    """Signatures run out; what is at the address is what rows are about."""
+    address = "https://example.org/a.jpg?X-Amz-Signature="
+    old, new = (next(split([address + signature], 5)) for signature in ("one", "two"))
+    assert old.file_name == new.file_name
+    assert [picture for _, picture in new.pictures()] == [RemotePicture(address + "two")]
+    other = next(split([address.replace("a.jpg", "b.jpg") + "one"], 5))
+    assert other.file_name != old.file_name
 
 
 @pytest.mark.parametrize("name", ["scores.csv", "a folder/that/is not there"])
