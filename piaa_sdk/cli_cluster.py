@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from piaa_sdk.announcements import listening
 from piaa_sdk.choices import ReportFormat, RunsOn
 from piaa_sdk.terminal import STOPPED, Console, count_of, progress_text
 
@@ -181,7 +182,11 @@ class _Teller:
 
 @contextmanager
 def _own_stream(console: Console) -> Iterator[Console]:
-    """Keep what Ray writes to the screen, from C++ and from threads of its own, away from our messages."""
+    """Keep what Ray writes to the screen, from C++ and from threads of its own, away from our messages.
+
+    Yields:
+        Where messages go meanwhile, as do warnings and announcements of this package.
+    """
     stream = console.stream
     try:
         target = os.dup(stream.fileno())
@@ -195,7 +200,9 @@ def _own_stream(console: Console) -> Iterator[Console]:
             stream.flush()
             for number in saved:
                 os.dup2(nowhere, number)
-            yield Console(own)
+            console = Console(own)
+            with console.captured_warnings(), listening(console.say, wants_progress=console.shows_progress):
+                yield console
     finally:
         for number, copy in saved.items():
             os.dup2(copy, number)

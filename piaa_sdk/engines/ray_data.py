@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from piaa_sdk.devices import cpu_count
 from piaa_sdk.engines.job_folder import JobFolder, JobRecord, encode_rows
 from piaa_sdk.engines.parts import Part, split
-from piaa_sdk.errors import EngineError, MissingDependencyError, PiaaError
+from piaa_sdk.errors import EngineError, MissingDependencyError, PiaaError, PiaaWarning
 from piaa_sdk.images import printable
 
 if TYPE_CHECKING:
@@ -299,6 +299,7 @@ def _connected(address: str | None) -> Iterator[dict[str, str | None]]:
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # what Ray warns of is for its makers
+        warnings.simplefilter("default", PiaaWarning)
         environment: dict[str, str | None] = {}
         options: dict[str, Any] = {"address": address}
         if address is None:
