@@ -283,7 +283,10 @@ def _results(
             num_cpus=plan.cores,
             num_gpus=plan.cards or None,
         )
-        yield from dataset.iter_rows()
+        # Without prefetching, which holds each result back until the next one is there.
+        tables: Any = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        for table in tables:
+            yield from table.to_pylist()
 
 
 @contextmanager
@@ -394,14 +397,22 @@ def _failures_as_engine_errors() -> Iterator[None]:
     except PiaaError:
         raise
     except (ray.exceptions.RayError, *own, OSError, RuntimeError, ValueError) as error:
-        cause = getattr(error, "cause", None) or error.__cause__ or error
-        lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-        reason = printable(lines[-1] if lines else type(cause).__name__)
+        reason = printable(_reason(error))
         hint = "; install piaa-sdk on every machine of the cluster" if "piaa_sdk" in reason else ""
         raise EngineError(
             f"Ray failed: {reason:.400}{hint}. The parts that are done are kept: start the same command "
             "again to go on"
         ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """Find in what Ray says the line that tells what happened."""
+    first, chain, _ = str(error).partition("The above exception was the direct cause")
+    if not chain:  # else what led to all that follows is at the end of the first traceback
+        cause = getattr(error, "cause", None) or error.__cause__ or error
+        first = str(cause)
+    lines = [line.strip() for line in first.splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
 
 
 def _require_ray() -> None:
