@@ -212,6 +212,7 @@ def test_stopped_command_goes_on_elsewhere(
             (copies / f"{number}-{photo.name}").hardlink_to(photo)
     count = COPIES * (PHOTOS + BAD)
     command = ["score", str(copies), "--engine", "ray", "--part-size", "2", "--output", str(output)]
+    command += ["--address", "local"]  # as Ray calls this machine; the same as none
     cores = sorted(os.sched_getaffinity(0))[:2]  # or many of them are done before anything can be stopped
     process = subprocess.Popen(
         [sys.executable, "-m", "piaa_sdk", *command],

@@ -8,6 +8,7 @@ import shutil
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.request import getproxies_environment, proxy_bypass_environment
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +20,7 @@ from piaa_sdk.engines import BatchScorer
 from piaa_sdk.engines.batch_scorer import picture_of
 from piaa_sdk.engines.job_folder import RECORD_NAME, JobFolder, JobRecord, PartCounts, encode_rows
 from piaa_sdk.engines.parts import Part, split
-from piaa_sdk.engines.ray_data import ActorPlan, plan_actors
+from piaa_sdk.engines.ray_data import ActorPlan, local_settings, plan_actors
 from piaa_sdk.errors import (
     EngineError,
     ModelFormatError,
@@ -367,6 +368,19 @@ def test_rows_and_photos_must_be_as_many(tiny_bundle: Path, photos: list[Path]) 
     rows = list(BatchScorer(tiny_bundle).rows(part.pictures()))
     with pytest.raises(EngineError, match="12 photos, 11 were found"):
         encode_rows(rows[1:], part)
+
+
+def test_no_exception_is_made_from_the_proxy_that_answers_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NO_PROXY often names the clouds' metadata address, which a Ray of this machine is not to ask."""
+    monkeypatch.setenv("NO_PROXY", "169.254.169.254")
+    monkeypatch.delenv("http_proxy", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    before = dict(os.environ)
+    with local_settings() as own:
+        assert getproxies_environment()["http"] == "http://127.0.0.1:9"
+        assert not proxy_bypass_environment("169.254.169.254")
+    assert dict(os.environ) == before
+    assert own == {"http_proxy": None, "no_proxy": None, "NO_PROXY": "169.254.169.254"}
 
 
 SMALL, LARGE, CARDS = {"CPU": 2.0}, {"CPU": 16.0}, {"CPU": 12.0, "GPU": 2.0}
