@@ -131,7 +131,12 @@ def _scorers(given: dict[str, Any]) -> list[Scorer]:
     first, *others = dict.fromkeys(given["user"]) if given["user"] else [None]
     settings = {name: given[name] for name in ("device", "workers", "batch_size", "previews")}
     scorer = Scorer.from_pretrained(given["model"], user=first, cache=not given["no_cache"], **settings)
-    return [scorer, *(scorer.for_user(name) for name in others if name is not None)]
+    people = {scorer.user: scorer}
+    for name in others:
+        assert name is not None, "nobody is among several only where nobody was named"
+        other = scorer.for_user(name)
+        people.setdefault(other.user, other)  # the store knows a person by several spellings of the name
+    return list(people.values())
 
 
 def _record(scorers: Sequence[Scorer], photos: Sequence[str], settings: dict[str, Any]) -> RunRecord:
