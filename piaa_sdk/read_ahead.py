@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING
 
 from piaa_sdk.devices import cpu_count
 from piaa_sdk.embedding_cache import FileStamp
-from piaa_sdk.images import Calls, RemotePicture, StoppedError, examine_remote, read_remote, shown_url
+from piaa_sdk.images import (
+    Calls,
+    RemotePicture,
+    StoppedError,
+    examine_remote,
+    hides_part,
+    read_remote,
+    shown_url,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,6 +72,8 @@ def stamp_of(picture: RemotePicture) -> FileStamp | None:
     """Stamp a photo elsewhere; None if not enough is known of it."""
     if picture.size is None or picture.version is None:
         return None
+    if hides_part(picture) and '"' not in picture.version:
+        return None  # a time and a size alone: that may be another photo, which is shown alike
     return FileStamp.of_remote(shown_url(picture.url), picture.size, picture.version)
 
 

@@ -22,7 +22,7 @@ from piaa_sdk.bundle import ModelBundle
 from piaa_sdk.embedding_cache import EmbeddingCache
 from piaa_sdk.images import RemotePicture, find_images
 from piaa_sdk.pipeline import EmbeddedImage, embed_images
-from piaa_sdk.read_ahead import Fetch, ReadAhead
+from piaa_sdk.read_ahead import Fetch, ReadAhead, stamp_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -239,6 +239,14 @@ def test_a_photo_that_changes_between_question_and_answer_keeps_no_stamp(
     [found] = run(many[:1], cache=cache)
     assert vectors([changed]) == vectors(run(many[1:2]))
     assert vectors([found]) != vectors([changed])
+
+
+def test_photos_that_are_shown_alike_are_not_known_by_size_and_time() -> None:
+    """Two without compression, saved in the same second: a server's tag tells them apart, a time does not."""
+    time_of_both = "Thu, 01 Jan 2026 00:00:00 GMT"
+    assert stamp_of(RemotePicture("https://host/a?key=1", 5, time_of_both)) is None
+    assert stamp_of(RemotePicture("https://host/a?page=1", 5, time_of_both)) is not None
+    assert stamp_of(RemotePicture("https://host/a?key=1", 5, '"tag"')) is not None
 
 
 def test_the_same_address_is_fetched_once(run: Any, web: WebStandIn, many: list[str]) -> None:

@@ -134,6 +134,22 @@ def test_other_protocols_are_refused(path: str, said: str) -> None:
         ("https://h/a.jpg?api_key=1#x", "https://h/a.jpg?api_key=***"),
         ("https://h/a@b.jpg", "https://h/a@b.jpg"),
         ("https://[::1/a.jpg?sig=1", "https://***"),
+        ("https://mira:ses/ame@host/a.jpg", "https://***"),
+        ("https://[::1]:80/a.jpg", "https://[::1]:80/a.jpg"),
+        ("https://h/a.jpg?eyJhbGciOi.x&w=1", "https://h/a.jpg?***&w=1"),
+        (
+            "https://h/a.jpg?s%69g=1&AWSAccessKeyId=2&PHPSESSID=3",
+            "https://h/a.jpg?s%69g=***&AWSAccessKeyId=***&PHPSESSID=***",
+        ),
+        ("https://h/a.jpg?from=https%3A//h/b%3Fsig%3D1&n=2", "https://h/a.jpg?from=***&n=2"),
+        ("https://h/a.jpg;jsessionid=1?n=2", "https://h/a.jpg;jsessionid=***?n=2"),
+        (
+            "https://h/a?file=design1.jpg&assignment=2&keyboard=3",
+            "https://h/a?file=design1.jpg&assignment=2&keyboard=3",
+        ),
+        ("s3://AKIA:secret@b/a.jpg", "s3://b/a.jpg"),
+        ("ftp://mira:sesame@host/a.jpg?pw=1", "ftp://host/a.jpg?pw=***"),
+        ("zip://x.jpg::https://mira:sesame@host/a.zip", "zip://***"),
         ("s3://b/a?sig=1@x.jpg", "s3://b/a?sig=1@x.jpg"),
         ("photos/https://u:p@h", "photos/https://u:p@h"),
     ],
@@ -143,6 +159,28 @@ def test_what_gives_access_is_not_shown(url: str, shown: str) -> None:
     assert display_name(url, 0) == shown
     assert display_name(RemotePicture(url), 0) == shown
     assert shown_url(shown) == shown
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("pw", "pwd", "pass", "password", "user_password", "hash", "st", "jwt", "key", "rlkey", "apiKey"),
+        *("API-KEY", "hmac", "X-Amz-Security-Token", "X-Goog-Signature", "Policy", "Key-Pair-Id", "code"),
+        *("access_token", "client.secret", "auth"),
+    ],
+)
+def test_values_that_sign_or_log_in_are_not_shown(name: str) -> None:
+    assert shown_url(f"https://h/a.jpg?w=1&{name}=sesame") == f"https://h/a.jpg?w=1&{name}=***"
+
+
+def test_addresses_that_cannot_be_read_from_are_told_without_their_login() -> None:
+    url = "ftp://mira:sesame@host/a.jpg"
+    [error] = find_images([url])
+    assert isinstance(error, ImageError)
+    with pytest.raises(ImageError) as caught:
+        read_bytes(url)
+    assert str(error) == str(caught.value)
+    assert str(error).startswith("ftp://host/a.jpg: ")
 
 
 @given(
