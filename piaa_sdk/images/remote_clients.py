@@ -127,8 +127,8 @@ class Body(Protocol):
     size: int | None
     version: str | None
 
-    def read(self, size: int) -> bytes:
-        """Read on; less than ``size`` only at the end.
+    def read(self, size: int) -> list[bytes]:
+        """Read on, in pieces to be joined; less than ``size`` only at the end.
 
         Raises:
             RemoteFailure, StoppedError: As of :meth:`Calls.run`.
@@ -227,15 +227,15 @@ class _WebBody:
         self.version = _version(response.headers)
         self._response, self._calls, self._loop = response, calls, loop
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int) -> list[bytes]:
         return self._calls.run(self._read(size), self._loop)
 
-    async def _read(self, size: int) -> bytes:
+    async def _read(self, size: int) -> list[bytes]:
         parts = []
         while size > 0 and (part := await self._response.content.read(size)):
             parts.append(part)
             size -= len(part)
-        return b"".join(parts)
+        return parts
 
 
 class BucketClient:
@@ -318,11 +318,16 @@ class _BucketBody:
         self._end = 0
         self._is_at_end = False
 
-    def read(self, size: int) -> bytes:
-        if size > len(self._held) and not self._is_at_end:
-            self._held += self._part(self._end, self._end + max(size - len(self._held), _FIRST_BYTES))
-        taken, self._held = self._held[:size], self._held[size:]
-        return taken
+    def read(self, size: int) -> list[bytes]:
+        parts = [self._held] if self._held else []
+        size -= len(self._held)
+        if size > 0 and not self._is_at_end:
+            parts.append(self._part(self._end, self._end + max(size, _FIRST_BYTES)))
+            size -= len(parts[-1])
+        self._held = b""
+        if size < 0:  # the last piece goes beyond what was asked for
+            parts[-1], self._held = parts[-1][:size], parts[-1][size:]
+        return parts
 
     def _part(self, begin: int, end: int) -> bytes:
         try:

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from remote_fixtures import bucket, clients, web
-from storage_standin import silent
+from storage_standin import cut, silent, unstated
 
 from piaa_sdk.backbone import Backbone
 from piaa_sdk.bundle import ModelBundle
 from piaa_sdk.embedding_cache import EmbeddingCache
 from piaa_sdk.images import RemotePicture, find_images
+from piaa_sdk.images.formats import HEADER_BYTES
 from piaa_sdk.pipeline import EmbeddedImage, embed_images
 from piaa_sdk.read_ahead import Fetch, ReadAhead, stamp_of
 
@@ -162,6 +163,33 @@ def test_a_photo_larger_than_the_buffer_is_fetched_alone(web: WebStandIn, many: 
         assert sum(fetch.data is not None for fetch in arrived) == 1
         arrived[number].release()
     ahead.stop()
+
+
+def test_photos_that_turn_out_larger_do_not_wait_for_each_other(
+    web: WebStandIn, many: list[str], photos: list[Path]
+) -> None:
+    """Two hold half the buffer each, then all of it is not enough for either: by a retry, or as they grow."""
+    photo = photos[0].read_bytes().ljust(HEADER_BYTES, b"\0")
+    barrier = threading.Barrier(2, lambda: time.sleep(0.3))  # by then both hold what was stated
+    for path in ("/00.png", "/01.png"):
+        web.faults[path] = [cut(1 << 20, photo, barrier), unstated(photo.ljust(12 << 20, b"\0"))]
+    for number in range(2, 6):
+        web.faults[f"/{number:02d}.png"] = [unstated(photo.ljust(12 << 20, b"\0"))]
+    arrived: list[Fetch] = []
+    sizes: list[int] = []
+
+    def take(fetch: Fetch) -> None:
+        sizes.append(len(fetch.data or b""))
+        fetch.release()
+        arrived.append(fetch)
+
+    ahead = ReadAhead(None, 16 << 20, threads=6)
+    ahead.add([Fetch(RemotePicture(url), take) for url in many[:6]])
+    try:
+        until(lambda: len(arrived) == 6)
+    finally:
+        ahead.stop()
+    assert sizes == [12 << 20] * 6
 
 
 def test_a_slow_photo_holds_up_neither_the_others_nor_the_buffer(

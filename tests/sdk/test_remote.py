@@ -312,6 +312,26 @@ def test_sizes_that_are_not_stated(web: WebStandIn, photo: bytes, monkeypatch: p
     assert len(read_bytes(f"{web.url}/a.png")) == 1 << 20
 
 
+def test_room_is_made_before_it_is_needed(web: WebStandIn, photo: bytes) -> None:
+    """For what is stated, else in stretches; what is tried again holds nothing first."""
+    rooms: list[int] = []
+    is_asked = threading.Event()
+
+    def make_room(size: int) -> None:
+        rooms.append(size)
+        if size == 300_000:
+            is_asked.set()
+
+    web.faults["/a.png"] = [cut(300_000, large(photo, 2 * HEADER_BYTES), is_asked), unstated(photo)]
+    assert read_remote(RemotePicture(f"{web.url}/a.png"), make_room=make_room)[0] == photo
+    assert rooms == [0, 300_000, 0, 8 << 20]
+    data = large(photo, 20 << 20)
+    web.faults["/a.png"] = [unstated(data)]
+    rooms.clear()
+    assert read_remote(RemotePicture(f"{web.url}/a.png"), make_room=rooms.append)[0] == data
+    assert rooms == [0, 8 << 20, 16 << 20, 32 << 20]
+
+
 def test_an_empty_file(web: WebStandIn) -> None:
     web.files["/a.png"] = b""
     assert reason(f"{web.url}/a.png") == "the file is empty"
