@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["bucket", "clients", "google", "web"]  # fixtures
 
+FIRST_BYTES = 1 << 20  # that are asked of a bucket at first
 PAGE = b"\n<!DOCTYPE HTML><html><title>Log in</title>" + b" " * (4 << 20)
 
 
@@ -346,6 +347,32 @@ def test_a_slow_server_is_given_up(web: WebStandIn, monkeypatch: pytest.MonkeyPa
     begin = time.monotonic()
     assert reason(f"{web.url}/a.png") == "the server does not answer in time"
     assert time.monotonic() - begin < 10
+
+
+@pytest.mark.parametrize("scheme", ["http", "gs"])
+def test_a_large_file_may_take_longer(
+    web: WebStandIn, google: GoogleStandIn, photo: bytes, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    """A slow line is no silent server: what is sent all the time is waited for."""
+    monkeypatch.setattr("piaa_sdk.images.remote_clients.SILENT_SECONDS", 20.0)
+    monkeypatch.setattr("piaa_sdk.images.remote_clients.REQUEST_SECONDS", 1.0)
+    monkeypatch.setattr("piaa_sdk.images.remote_clients._BYTES_IN_TIME", 64 << 10)
+    data = large(photo, 3 << 20)
+
+    def send_slowly(handler: Any) -> None:
+        rest = data[FIRST_BYTES:] if scheme == "gs" else data  # whose first part came at once
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(rest)))
+        handler.end_headers()
+        for begin in range(0, len(rest), 1 << 19):
+            handler.send(rest[begin : begin + (1 << 19)])
+            handler.wfile.flush()
+            handler.server.ends.wait(0.4)
+
+    web.faults["/a.png"] = [send_slowly]
+    google.files["/b/a.png"] = data
+    google.faults["/download/storage/v1/b/b/o/a.png"] = [None, send_slowly]
+    assert read_bytes("gs://b/a.png" if scheme == "gs" else f"{web.url}/a.png") == data
 
 
 def test_servers_that_are_not_there(web: WebStandIn) -> None:
