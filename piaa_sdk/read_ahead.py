@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from piaa_sdk.devices import cpu_count
 from piaa_sdk.embedding_cache import FileStamp
+from piaa_sdk.errors import DeviceError
 from piaa_sdk.images import (
     Calls,
     RemotePicture,
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 _THREADS_PER_CORE = 4
 _FEWEST_THREADS = 16
 _PHOTOS_PER_THREAD = 4
+
+NO_THREAD = "can't start new thread"
+"""What Python says where the system gives it none."""
 
 _open: weakref.WeakSet[ReadAhead] = weakref.WeakSet()
 
@@ -104,7 +108,11 @@ class ReadAhead:
         _open.add(self)
 
     def add(self, fetches: list[Fetch]) -> None:
-        """Take on photos to fetch."""
+        """Take on photos to fetch.
+
+        Raises:
+            DeviceError: Not one thread could be started.
+        """
         if not fetches:
             return
         with self._lock:
@@ -112,8 +120,17 @@ class ReadAhead:
             for _ in range(min(self._threads - len(self._running), len(self._pending))):
                 # Daemons: a program that ends does not wait for servers.
                 thread = threading.Thread(target=self._work, name="piaa-fetch", daemon=True)
+                try:
+                    thread.start()  # it waits for the lock before it does anything
+                except RuntimeError as error:
+                    is_ending = NO_THREAD not in str(error)
+                    if self._running or is_ending:  # those that could be started go on alone
+                        break
+                    raise DeviceError(
+                        f"cpu: no thread could be started ({error}): there is not enough memory; "
+                        "close other programs"
+                    ) from error
                 self._running.add(thread)
-                thread.start()
 
     def stop(self) -> None:
         """Give up what is on its way; return when no thread is left."""
