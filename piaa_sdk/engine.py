@@ -6,7 +6,7 @@ import hashlib
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from piaa_sdk.embedding_cache import EmbeddingCache, default_path
 from piaa_sdk.errors import ModelFormatError
 from piaa_sdk.head import Prior
 from piaa_sdk.images import PREVIEW_RULE, find_images, is_remote
-from piaa_sdk.pipeline import embed_images
+from piaa_sdk.pipeline import embed_groups, embed_images
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
@@ -123,16 +123,24 @@ class Engine:
             in_full: Never by an embedded preview, whatever this engine does else: what is learned from is
                 stored, and read by whoever scores without them.
         """
-        previews = self.previews and not in_full
-        return embed_images(
-            self.backbone,
-            self.bundle.preprocessing,
-            pictures_of(images, expand=expand),
-            cache=self.preview_cache if previews else self.cache,
-            workers=self._workers,
-            batch_size=self._batch_size,
-            previews=previews,
-        )
+        pictures = pictures_of(images, expand=expand)
+        settings = self._settings(previews=self.previews and not in_full)
+        return embed_images(self.backbone, self.bundle.preprocessing, pictures, **settings)
+
+    def embed_groups(
+        self, pictures: Iterable[ImageInput | ImageError]
+    ) -> Generator[list[EmbeddedImage], None, None]:
+        """Embed pictures, in the order of the input, as many at a time as are ready; none is a folder."""
+        settings = self._settings(previews=self.previews)
+        return embed_groups(self.backbone, self.bundle.preprocessing, pictures, **settings)
+
+    def _settings(self, *, previews: bool) -> dict[str, Any]:
+        return {
+            "cache": self.preview_cache if previews else self.cache,
+            "workers": self._workers,
+            "batch_size": self._batch_size,
+            "previews": previews,
+        }
 
 
 def preview_space(embedding_id: str) -> str:

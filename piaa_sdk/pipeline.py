@@ -15,10 +15,10 @@ import threading
 import time
 from collections import OrderedDict, deque
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -77,7 +77,7 @@ class EmbeddedImage:
     from_cache: bool
 
 
-def embed_images(
+def embed_groups(
     backbone: Backbone,
     preprocessing: Preprocessing,
     images: Iterable[ImageInput | ImageError],
@@ -86,7 +86,7 @@ def embed_images(
     workers: int | None = None,
     batch_size: int | None = None,
     previews: bool = False,
-) -> Generator[EmbeddedImage, None, None]:
+) -> Generator[list[EmbeddedImage], None, None]:
     """Embed pictures in several threads; the same embeddings to the last bit whatever the settings.
 
     The input is read in the caller's thread, while results are taken: a result that is ready waits while the
@@ -105,7 +105,8 @@ def embed_images(
             other choice.
 
     Returns:
-        A generator of one EmbeddedImage per input, in its order. Closing it, or an exception such as Ctrl-C
+        A generator of one EmbeddedImage per input, in its order, as many at a time as are ready: a list is
+        never empty, and never waits for the next picture. Closing it, or an exception such as Ctrl-C
         in the thread that takes the results, stops the workers after the picture each is at. An exception
         of the input is raised after the results of what it gave before.
 
@@ -119,7 +120,23 @@ def embed_images(
         if value is not None and value < 1:
             raise ValueError(f"{name} is {value}, must be at least 1")
     crew = _Crew(backbone, preprocessing, cache, workers, batch_size, previews=previews)
-    return _Run(crew, cache).results(images)
+    return _Run(crew, cache).groups(images)
+
+
+def embed_images(
+    backbone: Backbone,
+    preprocessing: Preprocessing,
+    images: Iterable[ImageInput | ImageError],
+    **settings: Any,
+) -> Generator[EmbeddedImage, None, None]:
+    """Embed pictures as :func:`embed_groups` does, and give them out one by one."""
+    return _one_by_one(embed_groups(backbone, preprocessing, images, **settings))
+
+
+def _one_by_one(groups: Generator[list[EmbeddedImage], None, None]) -> Generator[EmbeddedImage, None, None]:
+    with closing(groups):
+        for group in groups:
+            yield from group
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,6 +177,11 @@ class _Slot:
     @property
     def is_done(self) -> bool:
         return self.future is None or self.future.done()
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it is done and its result is an exception."""
+        return self.future is not None and self.future.exception() is not None
 
     def result(self) -> EmbeddedImage:
         if self.future is None:
@@ -462,11 +484,12 @@ class _Run:
         self._stamps: _Recent[FileStamp] = _Recent(max(_REMEMBERED, 2 * crew.window))
         self._objects: dict[int, Future[_Outcome]] = {}
 
-    def results(self, images: Iterable[ImageInput | ImageError]) -> Generator[EmbeddedImage, None, None]:
+    def groups(self, images: Iterable[ImageInput | ImageError]) -> Generator[list[EmbeddedImage], None, None]:
         try:
             iterator = iter(images)
             while self._slots or not self._is_exhausted:
-                yield from self._finished()
+                if group := self._finished():
+                    yield group
                 if self._has_room:
                     try:
                         self._pull(iterator)
@@ -488,20 +511,26 @@ class _Run:
         )
         return is_half_empty and not self._is_exhausted
 
-    def _finished(self) -> Iterator[EmbeddedImage]:
-        while self._slots and self._slots[0].is_done:
+    def _finished(self) -> list[EmbeddedImage]:
+        """Take what is ready, in order; a failure is raised when it is the first."""
+        group: list[EmbeddedImage] = []
+        while self._slots and self._slots[0].is_done and len(group) < _LOOK_UP:
+            if group and self._slots[0].has_failed:
+                break
             slot = self._slots.popleft()
             if slot.image is not None:
                 self._held -= _bytes_in_memory(slot.image)
                 self._objects.pop(id(slot.image), None)
-            yield slot.result()
+            group.append(slot.result())
+        return group
 
-    def _drained(self, seconds: float) -> Iterator[EmbeddedImage]:
+    def _drained(self, seconds: float) -> Iterator[list[EmbeddedImage]]:
         """Yield what is on its way, as far as it arrives in time."""
         deadline = time.monotonic() + seconds
         while self._slots and time.monotonic() < deadline:
             self._wait(deadline - time.monotonic())
-            yield from self._finished()
+            if group := self._finished():
+                yield group
 
     def _wait(self, seconds: float = math.inf) -> None:
         """Wait for the next result in order."""

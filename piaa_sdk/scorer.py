@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -78,9 +78,7 @@ KIND = "closed-form"
 _LARGEST_DIFFERENCE = 5e-3
 """Between torch and a graph whose embedding is rounded to float16, share of the scale."""
 
-_TOGETHER = 256  # embeddings that are turned into scores at once
-_PART = 64  # of them in one thread
-_HOLD_SECONDS = 0.05  # how long one waits for others to be scored with
+_PART = 64  # embeddings that are turned into scores at once in one thread
 
 
 class Scorer:
@@ -721,18 +719,33 @@ def score_each(
     with ExitStack() as stack:
         threads = stack.enter_context(ThreadPoolExecutor(cpu_count(), thread_name_prefix="piaa-head"))
         streams = [
-            stack.enter_context(closing(engine.embed(branch, expand=False)))
+            stack.enter_context(closing(engine.embed_groups(branch)))
             for engine, branch in zip(engines, branches, strict=True)
         ]
-        waiting: list[tuple[EmbeddedImage, ...]] = []
-        due = time.monotonic() + _HOLD_SECONDS
-        for embedded in zip(*streams, strict=True):
-            waiting.append(embedded)
-            if len(waiting) >= _TOGETHER or time.monotonic() >= due:
-                yield from _scores_of(scorers, engines, waiting, threads)
-                waiting = []
-                due = time.monotonic() + _HOLD_SECONDS
-        yield from _scores_of(scorers, engines, waiting, threads)
+        for rows in _matched(streams):
+            yield from _scores_of(scorers, engines, rows, threads)
+
+
+def _matched(streams: Sequence[Iterator[list[EmbeddedImage]]]) -> Iterator[list[tuple[EmbeddedImage, ...]]]:
+    """Yield the pictures that every stream has given out, in their order, as many at a time as there are.
+
+    An exception of one stream is raised after what all of them had given out before.
+    """
+    queues: list[deque[EmbeddedImage]] = [deque() for _ in streams]
+    failure: Exception | None = None
+    while True:
+        for queue, stream in zip(queues, streams, strict=True):
+            if not queue:
+                try:
+                    queue.extend(next(stream, ()))
+                except Exception as error:  # noqa: BLE001 - raised below, when the rest is out
+                    failure = failure or error
+        count = min(map(len, queues))
+        if not count:
+            if failure is not None:
+                raise failure
+            return
+        yield list(zip(*([queue.popleft() for _ in range(count)] for queue in queues), strict=True))
 
 
 def _scores_of(

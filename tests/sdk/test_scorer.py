@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from piaa_sdk import Scorer, score_each
+from piaa_sdk import Score, Scorer, score_each
 from piaa_sdk.bundle import write_config
 from piaa_sdk.errors import (
     ImageError,
@@ -25,6 +25,7 @@ from piaa_sdk.errors import (
     SupportSetError,
 )
 from piaa_sdk.profiles import ProfileStore
+from piaa_sdk.scorer import _matched
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -116,6 +117,41 @@ def test_streaming_does_not_wait_for_the_end_of_the_input(scorer: Scorer, photos
     assert all(score.percentile is None and score.generic is not None for score in first)
     assert len(taken) < 5000
     stream.close()  # type: ignore[attr-defined]
+
+
+def test_what_an_input_gave_before_it_failed_is_scored(scorer: Scorer, photos: list[Path]) -> None:
+    def failing() -> Iterator[Path]:
+        yield from photos[:5]
+        raise RuntimeError("the list broke off")
+
+    scored: list[Score] = []
+    with pytest.raises(RuntimeError, match="broke off"):
+        scored.extend(scorer.iter_scores(failing()))
+    assert [score.image for score in scored] == [str(photo) for photo in photos[:5]]
+
+
+def test_what_is_ready_does_not_wait_for_the_next_picture() -> None:
+    """Two networks embed at their own pace: no stream is asked for more while there are pairs to give out."""
+    asked: list[str] = []
+
+    def stream(name: str, groups: list[list[int]], failure: Exception | None = None) -> Iterator[Any]:
+        for group in groups:
+            asked.append(name)
+            yield group
+        if failure is not None:
+            raise failure
+
+    matched = _matched([stream("a", [[1, 2], [3], [4]]), stream("b", [[1], [2, 3, 4]])])
+    assert next(matched) == [(1, 1)]
+    assert asked == ["a", "b"]
+    assert next(matched) == [(2, 2)]
+    assert asked == ["a", "b", "b"]
+    assert list(matched) == [[(3, 3)], [(4, 4)]]
+
+    broken = _matched([stream("a", [[1, 2]], RuntimeError("broke off")), stream("b", [[1], [2, 3]])])
+    assert [next(broken), next(broken)] == [[(1, 1)], [(2, 2)]]
+    with pytest.raises(RuntimeError, match="broke off"):
+        next(broken)
 
 
 def test_several_persons_are_scored_in_one_pass(
