@@ -29,7 +29,7 @@ class Method(StrEnum):
     AUTO = "auto"
 
 
-class Engine(StrEnum):
+class RunsOn(StrEnum):
     """What scoring runs on."""
 
     LOCAL = "local"

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from piaa_sdk.choices import Engine, ReportFormat
+from piaa_sdk.announcements import listening
+from piaa_sdk.choices import ReportFormat, RunsOn
 from piaa_sdk.terminal import STOPPED, Console, count_of, progress_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from piaa_sdk.engines import BatchScorer
     from piaa_sdk.engines.ray_data import JobProgress
@@ -43,14 +44,16 @@ _GO_WITH_IT = frozenset(
 """Parameters of ``piaa score`` that mean something for a cluster."""
 
 
-def runs_on_cluster(context: typer.Context) -> bool:
+def runs_on_cluster(given: Mapping[str, Any]) -> bool:
     """Tell whether ``piaa score`` was called for a cluster.
+
+    Args:
+        given: Its arguments, by name.
 
     Raises:
         typer.BadParameter: It was not, but what only a cluster has was given.
     """
-    given = context.params
-    if given["engine"] is Engine.RAY:
+    if given["engine"] is RunsOn.RAY:
         return True
     for option, name in (("--address", "address"), ("--part-size", "part_size")):
         if given[name] is not None:
@@ -58,11 +61,12 @@ def runs_on_cluster(context: typer.Context) -> bool:
     return False
 
 
-def score_on_cluster(context: typer.Context, photos: Sequence[str]) -> None:
+def score_on_cluster(context: typer.Context, given: Mapping[str, Any], photos: Sequence[str]) -> None:
     """Run ``piaa score --engine ray``.
 
     Args:
-        context: With the parameters as they were given.
+        context: Of the command.
+        given: The arguments of ``piaa score``, by name.
         photos: Photos, folders and lists of photos.
 
     Raises:
@@ -70,13 +74,12 @@ def score_on_cluster(context: typer.Context, photos: Sequence[str]) -> None:
         PiaaError: The job cannot be run.
         typer.Exit: Some photos could not be scored, or it was stopped.
     """
-    _check_options(context)
+    _check_options(context, given)
     from piaa_sdk.engines import BatchScorer
     from piaa_sdk.engines.ray_data import PART_SIZE, score_on_ray
     from piaa_sdk.images import printable
 
     console: Console = context.obj
-    given = context.params
     scorer = BatchScorer(
         given["model"],
         user=given["user"][0] if given["user"] else None,
@@ -110,13 +113,12 @@ def score_on_cluster(context: typer.Context, photos: Sequence[str]) -> None:
     _tell_end(console, end, scorer, folder)
 
 
-def _check_options(context: typer.Context) -> None:
+def _check_options(context: typer.Context, given: Mapping[str, Any]) -> None:
     """Refuse what does not go with a cluster.
 
     Raises:
         typer.BadParameter: Something was given that does not.
     """
-    given = context.params
     if given["output"] is None:
         raise typer.BadParameter("--engine ray writes a folder; add --output DIR", param_hint="--output")
     if given["report_format"] not in (None, ReportFormat.PARQUET):
@@ -180,7 +182,11 @@ class _Teller:
 
 @contextmanager
 def _own_stream(console: Console) -> Iterator[Console]:
-    """Keep what Ray writes to the screen, from C++ and from threads of its own, away from our messages."""
+    """Keep what Ray writes to the screen, from C++ and from threads of its own, away from our messages.
+
+    Yields:
+        Where messages go meanwhile, as do warnings and announcements of this package.
+    """
     stream = console.stream
     try:
         target = os.dup(stream.fileno())
@@ -194,7 +200,9 @@ def _own_stream(console: Console) -> Iterator[Console]:
             stream.flush()
             for number in saved:
                 os.dup2(nowhere, number)
-            yield Console(own)
+            console = Console(own)
+            with console.captured_warnings(), listening(console.say, wants_progress=console.shows_progress):
+                yield console
     finally:
         for number, copy in saved.items():
             os.dup2(copy, number)

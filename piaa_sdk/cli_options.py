@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from piaa_sdk.choices import Engine, Method, Order, ReportFormat
+from piaa_sdk.choices import Method, Order, ReportFormat, RunsOn
 
 
 def complete_user(incomplete: str) -> list[str]:
@@ -108,7 +108,7 @@ Previews = Annotated[
 ]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Look at every photo afresh and remember nothing.")]
 ScoringEngine = Annotated[
-    Engine,
+    RunsOn,
     typer.Option(
         "--engine",
         help="ray spreads the work over a cluster, or the cores of this machine, and writes a folder of "
@@ -120,7 +120,7 @@ Address = Annotated[
     typer.Option(
         "--address",
         metavar="ADDRESS",
-        help="Ray cluster to use, such as 10.0.0.5:6379, or auto; without, this machine alone.",
+        help="Ray cluster to use, such as 10.0.0.5:6379, or auto; without, or local, this machine alone.",
     ),
 ]
 PartSize = Annotated[

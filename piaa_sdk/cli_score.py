@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from piaa_sdk.choices import Engine, ReportFormat
+from piaa_sdk.choices import ReportFormat, RunsOn
 from piaa_sdk.cli_cluster import runs_on_cluster, score_on_cluster
 from piaa_sdk.cli_options import (
     Address,
@@ -70,7 +70,7 @@ def score(
     force: Force = False,
     resume: Resume = False,
     watch: Watch = False,
-    engine: ScoringEngine = Engine.LOCAL,
+    engine: ScoringEngine = RunsOn.LOCAL,
     address: Address = None,
     part_size: PartSize = None,
 ) -> None:
@@ -83,15 +83,16 @@ def score(
     A table is best first. Rows of csv and jsonl come as the photos do; on the screen each is written at
     once, so its percentile, the place among all photos, is empty. --output or --order score fills it in.
     """
-    if runs_on_cluster(context):
-        score_on_cluster(context, _listed(photos))
+    given = dict(locals())  # all as annotated; what the context holds depends on the version of typer
+    if runs_on_cluster(given):
+        score_on_cluster(context, given, _listed(photos))
         return
     check_settings(photos, output, resume=resume, watch=watch)
     report_format = _settled_format(report_format, output)
     from piaa_sdk.reports import open_report
 
     console: Console = context.obj
-    scorers = _scorers(context.params)
+    scorers = _scorers(given)
     paths = _listed(photos)
     settings = {"model": model, "recursive": recursive, "top": top, "previews": previews}
     record = _record(scorers, photos, settings)

@@ -38,6 +38,7 @@ _EXTRAS = {
     "photos": ("HEIC and RAW photos", ("pillow_heif", "rawpy")),
     "parquet": ("Parquet output", ("pyarrow",)),
     "remote": ("photos at s3://, gs:// and https://", ("aiohttp", "fsspec", "gcsfs", "s3fs")),
+    "ray": ("piaa score --engine ray", ("ray", "pandas", "pyarrow")),
     "onnx": ("a person's scorer as one graph", ("onnx",)),
     "finetune": ("fine-tuning the whole network", ("torch", "torchvision", "timm", "onnx", "onnxscript")),
     "demo": ("photographs for piaa demo", ("skimage", "sklearn")),

@@ -42,9 +42,10 @@ _ADDED = tuple(name for name in FIELDS if name not in (_PATH, "percentile"))
 class BatchScorer:
     """Scores batches of pictures in whatever process it is sent to; the scores are those of `Scorer`.
 
-    It is small: the name of the model and what was learned of one person, without ratings and names of
-    photos. The model is opened by the first call, in the process that makes it. What is opened there must be
-    what was named here, to the last byte, or nothing is scored.
+    It is small: the name of the model and what was learned of one person, that is a head and the embeddings
+    of the photos it was learned from, no ratings as such and no names of photos. The model is opened by the
+    first call, in the process that makes it. What is opened there must be what was named here, to the last
+    byte, or nothing is scored.
 
     Args:
         model: As of :meth:`piaa_sdk.Scorer.from_pretrained`. A folder must be readable under the same name
@@ -89,7 +90,7 @@ class BatchScorer:
         self._device, self._workers, self._batch_size = device, workers, batch_size
         self.user, self.scale = scorer.user, scorer.scale
         self.bundle_id, self.bundle_revision = scorer.bundle.bundle_id, scorer.bundle.bundle_revision
-        self.embedding_id, self.scorer_id = scorer.bundle.embedding_id, scorer.scorer_id
+        self.scorer_id = scorer.scorer_id
         self._opened: Scorer | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -115,11 +116,6 @@ class BatchScorer:
         other = copy(self)
         other._workers, other._opened = workers, None
         return other
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the model is loaded in this process."""
-        return self._opened is not None
 
     def __call__(self, batch: Mapping[str, Column]) -> dict[str, Column]:
         """Score the pictures of one batch.

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from piaa_sdk import __version__
+from piaa_sdk.engines.parts import PART_PREFIX
 from piaa_sdk.errors import EngineError, OutputError
-from piaa_sdk.files import read_regular_file, write_atomically
+from piaa_sdk.files import PARTIAL_SUFFIX, read_regular_file, write_atomically
 from piaa_sdk.images import printable
 from piaa_sdk.partial_file import writing_to
 from piaa_sdk.row_formats import write_parquet
@@ -70,7 +71,7 @@ class JobRecord:
 
     @classmethod
     def of(cls, scorer: BatchScorer, parts: Iterable[Part], part_size: int) -> JobRecord:
-        """Make the record of a job; goes through its parts once, holding none."""
+        """Make the record of a job; goes through its parts once and keeps nothing of them but a digest."""
         digest = hashlib.sha256()
         photos = count = 0
         for part in parts:
@@ -156,7 +157,7 @@ class JobFolder:
     """Where the parts of one job go.
 
     Args:
-        folder: A new or empty folder, or that of the same job.
+        folder: A new or empty folder, that of the same job, or that of any job of which no part was done.
         record: What the job is.
 
     Raises:
@@ -164,7 +165,8 @@ class JobFolder:
     """
 
     def __init__(self, folder: Path, record: JobRecord) -> None:
-        self.folder = folder
+        self.folder, self._record = folder, record
+        self._has_written = False
         name = printable(str(folder))
         with writing_to(name):
             if folder.exists() and not folder.is_dir():
@@ -173,11 +175,8 @@ class JobFolder:
                 raise OutputError(
                     f"{name}: there is no folder {printable(str(folder.parent))}; make it first"
                 )
-            if folder.is_dir() and any(folder.iterdir()):
-                record.check_same(self._earlier(name), folder)
-                return
             folder.mkdir(exist_ok=True)
-            write_atomically(folder / RECORD_NAME, record.to_bytes())
+            self._claim()
 
     def finished(self, part: Part) -> PartCounts | None:
         """Count the photos of a part that an earlier run has finished; None if none has.
@@ -203,14 +202,36 @@ class JobFolder:
         """Write the results of a part, whole or not at all.
 
         Raises:
-            OutputError: They cannot be written.
+            OutputError: They cannot be written, or another job has begun to write to the folder meanwhile.
         """
         with writing_to(printable(str(self.folder)), "; the parts before it are kept"):
+            if not self._has_written:
+                self._claim()
             write_atomically(self.folder / part.file_name, data)
+        self._has_written = True
 
-    def _earlier(self, name: str) -> JobRecord:
+    def _claim(self) -> None:
+        """Leave the record, unless parts of another job are there, or what no job has written.
+
+        A job that ended before its first part has left a record at most, and does not stand in the way.
+
+        Raises:
+            OutputError: Something is there.
+        """
+        names = [path.name for path in self.folder.iterdir()]
+        others = [name for name in names if not (name.startswith(".") and name.endswith(PARTIAL_SUFFIX))]
+        if others:
+            earlier = self._earlier()
+            if any(name.startswith(PART_PREFIX) for name in others):
+                self._record.check_same(earlier, self.folder)
+            if earlier == self._record:
+                return
+        write_atomically(self.folder / RECORD_NAME, self._record.to_bytes())
+
+    def _earlier(self) -> JobRecord:
         path = self.folder / RECORD_NAME
         if not path.exists():
+            name = printable(str(self.folder))
             raise OutputError(f"{name}: is not empty, and no job has written it; name a new folder")
         return JobRecord.parse(read_regular_file(path, _MAX_RECORD_BYTES))
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from bisect import bisect_left, bisect_right
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 PHOTO_LIST_SUFFIX = ".parquet"
 """How the names of files that list photos end."""
+
+PART_PREFIX = "part-"
+"""How the names of files with results begin."""
 
 _NAMES = ("path", "uri", "id")
 _BYTES = "bytes"
@@ -78,13 +82,14 @@ class Part:
 
     @property
     def digest(self) -> str:
-        """What tells the part from all others, hex."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
+        """What tells the part from all others, hex; of addresses what is shown, as signatures change."""
+        shown = tuple((shown_url(name), reason) for name, reason in self.photos)
+        return hashlib.sha256(replace(self, photos=shown).to_json().encode()).hexdigest()
 
     @property
     def file_name(self) -> str:
         """Name of the file with its results."""
-        return f"part-{self.index:06d}-{self.digest[:_DIGEST_CHARACTERS]}.parquet"
+        return f"{PART_PREFIX}{self.index:06d}-{self.digest[:_DIGEST_CHARACTERS]}.parquet"
 
     def pictures(self) -> Iterator[tuple[str | None, ImageInput | ImageError]]:
         """Yield for each photo the path that its row gets, and the picture.
@@ -175,8 +180,8 @@ def _split_list(place: str, part_size: int, first_index: int) -> Iterator[Part]:
         starts.append(starts[-1] + size)
     for number, begin in enumerate(range(0, starts[-1], part_size)):
         end = min(begin + part_size, starts[-1])
-        first = max(group for group in range(len(sizes)) if starts[group] <= begin and sizes[group])
-        after = min(group for group in range(1, len(starts)) if starts[group] >= end)
+        first = bisect_right(starts, begin) - 1  # the last group to begin there is not empty
+        after = bisect_left(starts, end)
         yield Part(
             first_index + number,
             end - begin,

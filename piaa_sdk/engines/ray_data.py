@@ -28,11 +28,11 @@ from typing import TYPE_CHECKING, Any
 from piaa_sdk.devices import cpu_count
 from piaa_sdk.engines.job_folder import JobFolder, JobRecord, encode_rows
 from piaa_sdk.engines.parts import Part, split
-from piaa_sdk.errors import EngineError, MissingDependencyError, PiaaError
+from piaa_sdk.errors import EngineError, MissingDependencyError, PiaaError, PiaaWarning
 from piaa_sdk.images import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from piaa_sdk.array_types import PathInput
     from piaa_sdk.engines.batch_scorer import BatchScorer
@@ -54,7 +54,10 @@ _LOCAL_SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Ray asks the metadata addresses of clouds, over plain HTTP, what machine it is on. It asks in vain.
     "http_proxy": _DEAF_PROXY,
+    "no_proxy": "",  # which would make exceptions
+    "NO_PROXY": "",
 }
+_WORKERS_OWN = ("http_proxy", "no_proxy", "NO_PROXY")  # photos at addresses are fetched as the user has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +105,10 @@ def score_on_ray(
         output: The folder; only this process writes it. Its files have the columns of ``piaa score -o
             x.parquet``; percentiles are empty.
         scorer: What scores. Its ``workers`` are the threads of one actor, and the cores it takes: 1 if None.
-        address: Of a running cluster; None starts Ray on this machine, and stops it at the end. If this
-            process is connected to Ray already, that is used.
+        address: Of a running cluster; None, or ``local``, starts Ray on this machine, and stops it at the
+            end. If this process is connected to Ray already, that is used.
         part_size: Photos in a part.
-        actors: Processes that score; by default what the cluster has cores, or graphics processors, for.
+        actors: Processes that score; by default as many as the nodes of the cluster have room for.
         recursive: Whether to look into the folders inside folders.
         on_part: Called when a part is written, and once before the first.
 
@@ -114,7 +117,8 @@ def score_on_ray(
 
     Raises:
         MissingDependencyError: The extra ``ray`` is not installed.
-        EngineError: A list of photos cannot be read, there are no photos, or the cluster fails.
+        EngineError: A list of photos cannot be read, there are no photos, the cluster fails, or none of its
+            nodes has as many cores as one process is to take.
         OutputError: The folder holds something else, or cannot be written.
         ModelError, DeviceError: A worker cannot open the model.
     """
@@ -124,7 +128,7 @@ def score_on_ray(
     tell = on_part or (lambda _: None)
     tell(now)
     if missing:
-        with _connected(address) as environment, _failures_as_engine_errors():
+        with _connected(None if address in ("", "local") else address) as environment:
             for row in _results(list(missing.values()), scorer, actors, environment):
                 part = missing.pop(int(row["index"]), None)
                 if part is None:  # Ray may run a task twice
@@ -201,35 +205,88 @@ class _PartScorer:
         return {name: [value] for name, value in result.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class ActorPlan:
+    """What each process that scores gets, and how many the nodes have room for.
+
+    Attributes:
+        cores: Cores of one process, and its threads.
+        cards: Graphics processors of one process.
+        room: Processes that find what they need on some node.
+    """
+
+    cores: int
+    cards: int
+    room: int
+
+
+def plan_actors(nodes: Sequence[Mapping[str, float]], workers: int | None, device: str) -> ActorPlan:
+    """Settle what a process takes, so that it fits on one node; nodes do not lend each other cores.
+
+    Args:
+        nodes: What each node has: ``CPU`` and ``GPU``, each left out if it has none.
+        workers: Threads of one process. None for one, or for an equal share of the cores of a node with
+            graphics processors, of the smallest share if such nodes differ.
+        device: Where to compute; ``auto`` and ``cuda`` take graphics processors if any node has them.
+
+    Raises:
+        EngineError: No node has that many cores.
+    """
+    pairs = [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes]
+    with_cards = [(cores, cards) for cores, cards in pairs if cards > 0]
+    if with_cards and device in ("auto", "cuda"):
+        shares = [cores // cards for cores, cards in with_cards if cores > 0]
+        each = workers or max(1, min(shares, default=1))
+        plan = ActorPlan(each, 1, sum(min(cards, cores // each) for cores, cards in with_cards))
+        pairs, kind = with_cards, "node with a graphics processor"
+    else:
+        each = workers or 1
+        plan, kind = ActorPlan(each, 0, sum(cores // each for cores, _ in pairs)), "node"
+    if plan.room == 0:
+        most = max((cores for cores, _ in pairs), default=0)
+        wanted = f"{each} core" if each == 1 else f"{each} cores"
+        raise EngineError(
+            f"no {kind} of the cluster has {wanted} for one process, the largest has {most}; ask for fewer "
+            "workers (--workers) or start larger nodes"
+        )
+    return plan
+
+
 def _results(
     parts: list[Part], scorer: BatchScorer, actors: int | None, environment: dict[str, str | None]
 ) -> Iterator[Any]:
-    """Run the parts and yield what comes back, as it comes."""
+    """Run the parts and yield what comes back, as it comes.
+
+    Raises:
+        EngineError: The cluster fails, or no process fits on one of its nodes.
+    """
     import ray
     import ray.data as ray_data
 
-    threads = scorer.workers or 1
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    options: dict[str, Any] = {"num_cpus": threads}
-    room = int(resources.get("CPU", 1)) // threads
-    if resources.get("GPU", 0) >= 1 and scorer.device in ("auto", "cuda"):
-        room = int(resources["GPU"])
-        threads = scorer.workers or max(1, int(resources.get("CPU", room)) // room)
-        options = {"num_cpus": threads, "num_gpus": 1}
-    size = max(1, min(actors or room, len(parts)))
-    context = ray_data.DataContext.get_current()
-    context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    dataset = ray_data.from_items(
-        [{"part": part.to_json()} for part in parts], override_num_blocks=len(parts)
-    ).map_batches(
-        _PartScorer,
-        fn_constructor_args=(scorer.with_workers(threads), environment),
-        batch_size=1,
-        compute=ray_data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1),
-        **options,
-    )
-    yield from dataset.iter_rows()
+    with _failures_as_engine_errors():
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        plan = plan_actors(nodes, scorer.workers, scorer.device)
+        context = ray_data.DataContext.get_current()
+        context.enable_progress_bars = False
+        if hasattr(context, "execution_no_progress_timeout_s"):
+            context.execution_no_progress_timeout_s = -1  # large parts, and waiting for room, take long
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        dataset = ray_data.from_items(
+            [{"part": part.to_json()} for part in parts], override_num_blocks=len(parts)
+        ).map_batches(
+            _PartScorer,
+            fn_constructor_args=(scorer.with_workers(plan.cores), environment),
+            batch_size=1,
+            compute=ray_data.ActorPoolStrategy(
+                size=min(actors or plan.room, len(parts)), max_tasks_in_flight_per_actor=1
+            ),
+            num_cpus=plan.cores,
+            num_gpus=plan.cards or None,
+        )
+        # Without prefetching, which holds each result back until the next one is there.
+        tables: Any = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        for table in tables:
+            yield from table.to_pylist()
 
 
 @contextmanager
@@ -245,6 +302,7 @@ def _connected(address: str | None) -> Iterator[dict[str, str | None]]:
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # what Ray warns of is for its makers
+        warnings.simplefilter("default", PiaaWarning)
         environment: dict[str, str | None] = {}
         options: dict[str, Any] = {"address": address}
         if address is None:
@@ -302,6 +360,9 @@ def _local_options(stack: ExitStack) -> dict[str, Any]:
 def local_settings() -> Iterator[dict[str, str | None]]:
     """Set what Ray reads from the environment to keep to this machine, and put it back at the end.
 
+    The proxy that answers nothing holds for Ray's own processes whatever ``NO_PROXY`` says, which is empty
+    for them.
+
     Yields:
         What workers are to put back into theirs.
     """
@@ -309,7 +370,7 @@ def local_settings() -> Iterator[dict[str, str | None]]:
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     try:
-        yield {name: before[name] for name in ("http_proxy",)}
+        yield {name: before[name] for name in _WORKERS_OWN}
     finally:
         for name, value in before.items():
             if value is None:
@@ -326,18 +387,32 @@ def _failures_as_engine_errors() -> Iterator[None]:
         EngineError: Something did.
     """
     import ray
+    from ray.data import exceptions as data_exceptions
 
+    # Those of Ray Data are not of Ray's kind, and older versions lack some.
+    names = ("ExecutionTimeoutError", "SystemException")
+    own = tuple(getattr(data_exceptions, name) for name in names if hasattr(data_exceptions, name))
     try:
         yield
-    except ray.exceptions.RayError as error:
-        cause = getattr(error, "cause", None) or error.__cause__ or error
-        lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-        reason = printable(lines[-1] if lines else type(cause).__name__)
+    except PiaaError:
+        raise
+    except (ray.exceptions.RayError, *own, OSError, RuntimeError, ValueError) as error:
+        reason = printable(_reason(error))
         hint = "; install piaa-sdk on every machine of the cluster" if "piaa_sdk" in reason else ""
         raise EngineError(
             f"Ray failed: {reason:.400}{hint}. The parts that are done are kept: start the same command "
             "again to go on"
         ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """Find in what Ray says the line that tells what happened."""
+    first, chain, _ = str(error).partition("The above exception was the direct cause")
+    if not chain:  # else what led to all that follows is at the end of the first traceback
+        cause = getattr(error, "cause", None) or error.__cause__ or error
+        first = str(cause)
+    lines = [line.strip() for line in first.splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
 
 
 def _require_ray() -> None:

@@ -19,6 +19,7 @@ from packaging.utils import canonicalize_name
 
 import piaa_sdk
 from piaa_sdk import errors
+from piaa_sdk.doctor import _EXTRAS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -189,6 +190,15 @@ def test_every_import_of_the_sdk_is_declared() -> None:
         if not declared & {canonicalize_name(provider) for provider in providers.get(name, [name])}
     }
     assert undeclared == set()
+
+
+def test_every_extra_is_told_of() -> None:
+    """The table of the README has all of them, ``piaa doctor`` those that change what a user can do."""
+    extras = set(project()["optional-dependencies"])
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`[a-z`, ]+`) \| ", text, re.MULTILINE)
+    assert extras <= {name for row in rows for name in re.findall(r"[a-z]+", row)}
+    assert set(_EXTRAS) == extras - {"cuda", "dev", "train"}
 
 
 def test_every_extra_named_in_an_error_exists() -> None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import warnings
 from typing import TYPE_CHECKING
 
 import pytest
 from typer.testing import CliRunner
 
+from piaa_sdk.announcements import announce
 from piaa_sdk.cli import app
+from piaa_sdk.cli_cluster import _own_stream
 from piaa_sdk.engines import BatchScorer
 from piaa_sdk.engines.job_folder import JobFolder, JobRecord, encode_rows
 from piaa_sdk.engines.parts import split
+from piaa_sdk.errors import PiaaWarning
+from piaa_sdk.terminal import Console
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -97,3 +103,21 @@ def test_a_finished_job_is_told_and_not_done_again(photos: list[Path], tmp_path:
         f"1 could not be read, see the column error; wrote {tmp_path / 'out'}",
     ]
     assert ("ray" in sys.modules) == loaded
+
+
+def test_messages_reach_the_screen_while_ray_is_muted(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What Ray's threads and C++ write goes nowhere; warnings and announcements of ours do not go with it."""
+    with (tmp_path / "screen").open("w") as screen, _own_stream(Console(screen)) as own:
+        warnings.warn("the profile is old", PiaaWarning, stacklevel=1)
+        announce("fetching a model")
+        os.write(1, b"noise")
+        os.write(2, b"noise")
+        own.say("done")
+    assert (tmp_path / "screen").read_text().splitlines() == [
+        "warning: the profile is old",
+        "fetching a model",
+        "done",
+    ]
+    assert capfd.readouterr() == ("", "")

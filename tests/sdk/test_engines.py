@@ -19,6 +19,7 @@ from piaa_sdk.engines import BatchScorer
 from piaa_sdk.engines.batch_scorer import picture_of
 from piaa_sdk.engines.job_folder import RECORD_NAME, JobFolder, JobRecord, PartCounts, encode_rows
 from piaa_sdk.engines.parts import Part, split
+from piaa_sdk.engines.ray_data import ActorPlan, plan_actors
 from piaa_sdk.errors import (
     EngineError,
     ModelFormatError,
@@ -120,11 +121,14 @@ def test_batches_without_pictures_are_refused(tiny_bundle: Path) -> None:
 
 def test_it_is_small_and_opened_late(mira: Scorer, tiny_bundle: Path, photos: list[Path]) -> None:
     scorer = BatchScorer(tiny_bundle, user=mira.user)
-    assert not scorer.is_open
+    (tiny_bundle / "config.json").rename(tiny_bundle / "away.json")
+    with pytest.raises(ModelNotFoundError):
+        scorer({"path": [str(photos[0])]})
+    (tiny_bundle / "away.json").rename(tiny_bundle / "config.json")
+    closed = bytes(ForkingPickler.dumps(scorer))
     scorer({"path": [str(photos[0])]})
-    assert scorer.is_open
-    assert not sent(scorer).is_open
-    assert len(ForkingPickler.dumps(scorer)) < 20_000
+    assert bytes(ForkingPickler.dumps(scorer)) == closed  # what is open stays here
+    assert len(closed) < 20_000
 
 
 def test_a_hundred_ratings_are_small(photos: list[Path]) -> None:
@@ -279,6 +283,11 @@ def job(tiny_bundle: Path, photos: list[Path], part_size: int = 5, user: str | N
     )
 
 
+def write_first_part(folder: JobFolder, tiny_bundle: Path, photos: list[Path], part_size: int = 5) -> None:
+    part = next(split([str(photos[0].parent)], part_size))
+    folder.write(part, encode_rows(list(BatchScorer(tiny_bundle).rows(part.pictures())), part))
+
+
 def test_a_job_goes_on_where_it_was_stopped(tiny_bundle: Path, photos: list[Path], tmp_path: Path) -> None:
     scorer, parts = BatchScorer(tiny_bundle), list(split([str(photos[0].parent)], 5))
     folder = JobFolder(tmp_path / "out", job(tiny_bundle, photos))
@@ -295,7 +304,7 @@ def test_a_job_goes_on_where_it_was_stopped(tiny_bundle: Path, photos: list[Path
 
 def test_another_job_is_refused(mira: Scorer, tiny_bundle: Path, photos: list[Path], tmp_path: Path) -> None:
     """Rows of two jobs in one folder could not be told apart."""
-    JobFolder(tmp_path / "out", job(tiny_bundle, photos))
+    write_first_part(JobFolder(tmp_path / "out", job(tiny_bundle, photos)), tiny_bundle, photos)
     with pytest.raises(OutputError, match="in parts of 5 photos"):
         JobFolder(tmp_path / "out", job(tiny_bundle, photos, part_size=4))
     with pytest.raises(OutputError, match="started for most people"):
@@ -308,6 +317,41 @@ def test_another_job_is_refused(mira: Scorer, tiny_bundle: Path, photos: list[Pa
     (tiny_bundle / "config.json").write_text(json.dumps(config | {"bundle_id": "other"}))
     with pytest.raises(OutputError, match="started with the model piaa-tiny"):
         JobFolder(tmp_path / "out", job(tiny_bundle, photos))
+
+
+def test_a_job_that_never_began_is_not_in_the_way(
+    tiny_bundle: Path, photos: list[Path], tmp_path: Path
+) -> None:
+    """No cluster, or a kill: as long as no part is there, the folder is anybody's, and then the first's."""
+    early = JobFolder(tmp_path / "out", job(tiny_bundle, photos))
+    (tmp_path / "out" / ".0123456789abcdef.partial").write_bytes(b"PAR1")
+    late = JobFolder(tmp_path / "out", job(tiny_bundle, photos, part_size=4))
+    write_first_part(late, tiny_bundle, photos, 4)
+    record = (tmp_path / "out" / RECORD_NAME).read_bytes()
+    assert JobRecord.parse(record).part_size == 4
+    with pytest.raises(OutputError, match="in parts of 4 photos"):
+        write_first_part(early, tiny_bundle, photos)
+    assert (tmp_path / "out" / RECORD_NAME).read_bytes() == record
+    assert len(list((tmp_path / "out").glob("part-*"))) == 1
+
+
+def test_a_first_write_that_was_killed_leaves_an_empty_folder(
+    tiny_bundle: Path, photos: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".0123456789abcdef.partial").write_bytes(b"{")
+    JobFolder(tmp_path / "out", job(tiny_bundle, photos))
+    assert (tmp_path / "out" / RECORD_NAME).is_file()
+
+
+def test_addresses_that_were_signed_again_are_the_same_job() -> None:
+    """Signatures run out; what is at the address is what rows are about."""
+    address = "https://example.org/a.jpg?X-Amz-Signature="
+    old, new = (next(split([address + signature], 5)) for signature in ("one", "two"))
+    assert old.file_name == new.file_name
+    assert [picture for _, picture in new.pictures()] == [RemotePicture(address + "two")]
+    other = next(split([address.replace("a.jpg", "b.jpg") + "one"], 5))
+    assert other.file_name != old.file_name
 
 
 @pytest.mark.parametrize("name", ["scores.csv", "a folder/that/is not there"])
@@ -328,6 +372,45 @@ def test_rows_and_photos_must_be_as_many(tiny_bundle: Path, photos: list[Path]) 
     rows = list(BatchScorer(tiny_bundle).rows(part.pictures()))
     with pytest.raises(EngineError, match="12 photos, 11 were found"):
         encode_rows(rows[1:], part)
+
+
+SMALL, LARGE, CARDS = {"CPU": 2.0}, {"CPU": 16.0}, {"CPU": 12.0, "GPU": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "device", "plan"),
+    [
+        ([SMALL, LARGE], None, "auto", ActorPlan(1, 0, 18)),
+        ([SMALL, SMALL, LARGE], 4, "cpu", ActorPlan(4, 0, 4)),  # 20 cores, of which 16 are in one place
+        ([LARGE, LARGE, CARDS], None, "auto", ActorPlan(6, 1, 2)),  # not 22 cores each
+        ([CARDS, {"CPU": 4.0, "GPU": 1.0}], None, "cuda", ActorPlan(4, 1, 3)),
+        ([CARDS], 8, "auto", ActorPlan(8, 1, 1)),
+        ([{"CPU": 2.0, "GPU": 8.0}], None, "auto", ActorPlan(1, 1, 2)),
+        ([CARDS, LARGE], None, "cpu", ActorPlan(1, 0, 28)),
+        ([{"memory": 1.0}, SMALL], None, "auto", ActorPlan(1, 0, 2)),  # a head that does no work
+    ],
+)
+def test_processes_fit_on_nodes(
+    nodes: list[dict[str, float]], workers: int | None, device: str, plan: ActorPlan
+) -> None:
+    """Cores are counted node by node: a process that no node has room for would be waited for forever."""
+    assert plan_actors(nodes, workers, device) == plan
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "message"),
+    [
+        ([SMALL] * 5, 8, "no node of the cluster has 8 cores for one process, the largest has 2;"),
+        ([LARGE, CARDS], 16, "no node with a graphics processor .* 16 cores .* the largest has 12;"),
+        ([{"GPU": 1.0}], None, "no node with a graphics processor .* 1 core .* the largest has 0;"),
+        ([], None, "the largest has 0;"),
+    ],
+)
+def test_what_fits_nowhere_is_refused(
+    nodes: list[dict[str, float]], workers: int | None, message: str
+) -> None:
+    with pytest.raises(EngineError, match=message):
+        plan_actors(nodes, workers, "auto")
 
 
 def test_records_of_the_first_version_load() -> None:
