@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import threading
 from contextlib import closing, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
-from piaa_sdk.terminal import count_of
+from piaa_sdk.terminal import STOPPED, count_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
+    from pathlib import Path
 
     from piaa_sdk.reports import Report
     from piaa_sdk.results import Score
@@ -119,7 +120,7 @@ def check_settings(photos: Sequence[str], output: Path | None, *, resume: bool, 
             "goes on with the rows kept for a file; name it with --output", param_hint="--resume"
         )
     for name in photos if watch else ():
-        if not Path(name).is_dir():
+        if not os.path.isdir(name):  # noqa: PTH112 (Path.is_dir raises where a name is too long, or forbidden)
             raise typer.BadParameter(
                 f"{name!r} is not a folder that is there; --watch takes folders", param_hint="PHOTOS"
             )
@@ -149,8 +150,28 @@ def tell_of_earlier_rows(report: Report, output: Path | None, console: Console, 
         )
 
 
+@contextmanager
+def telling_how_to_go_on(tally: Tally, console: Console, context: typer.Context) -> Iterator[None]:
+    """Where Ctrl-C ends the work, say how far it was, what is kept of it, and how to go on.
+
+    Raises:
+        Exit: It was.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.say(tally.stopped(context))
+        raise typer.Exit(STOPPED) from None
+
+
 def score_arrivals(
-    report: Report, scorers: Sequence[Scorer], folders: Sequence[str], console: Console, *, recursive: bool
+    report: Report,
+    scorers: Sequence[Scorer],
+    folders: Sequence[str],
+    console: Console,
+    context: typer.Context,
+    *,
+    recursive: bool,
 ) -> Tally:
     """Score the photos in folders, and those that arrive, until Ctrl-C."""
     from piaa_sdk.images import printable
@@ -159,21 +180,22 @@ def score_arrivals(
 
     tally = Tally(report, console)
     console.say(f"watching {' and '.join(map(printable, folders))}; Ctrl-C ends it")
-    with _stop_signals() as stop:
-        watch = FolderWatch(folders, recursive=recursive, stop=stop, tell=console.say)
-        for photos in watch:
-            results = cast(
-                "Generator[tuple[Score, ...], None, None]", score_each(scorers, report.pending(photos))
-            )
-            with closing(results):
-                for scores in results:
-                    if not tally.add(scores):
-                        watch.failed(scores[0].image)
-                    console.show_state(f"{count_of(tally.photos, 'photo')} scored, watching")
-                    if stop.is_set():
-                        break
-    console.show_state("")
-    report.finish()
+    with telling_how_to_go_on(tally, console, context):
+        with _stop_signals() as stop:
+            watch = FolderWatch(folders, recursive=recursive, stop=stop, tell=console.say)
+            for photos in watch:
+                results = cast(
+                    "Generator[tuple[Score, ...], None, None]", score_each(scorers, report.pending(photos))
+                )
+                with closing(results):
+                    for scores in results:
+                        if not tally.add(scores):
+                            watch.failed(scores[0].image)
+                        console.show_state(f"{count_of(tally.photos, 'photo')} scored, watching")
+                        if stop.is_set():
+                            break
+        console.show_state("")
+        report.finish()
     return tally
 
 

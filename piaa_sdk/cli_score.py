@@ -32,8 +32,13 @@ from piaa_sdk.cli_options import (
     Watch,
     Workers,
 )
-from piaa_sdk.cli_runs import Tally, check_settings, score_arrivals, tell_of_earlier_rows
-from piaa_sdk.terminal import STOPPED
+from piaa_sdk.cli_runs import (
+    Tally,
+    check_settings,
+    score_arrivals,
+    tell_of_earlier_rows,
+    telling_how_to_go_on,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -97,7 +102,7 @@ def score(
     ) as report:
         tell_of_earlier_rows(report, output, console, resume=resume)
         if watch:
-            tally = score_arrivals(report, scorers, paths, console, recursive=recursive)
+            tally = score_arrivals(report, scorers, paths, console, context, recursive=recursive)
         else:
             tally = _score_found(report, scorers, paths, console, context, recursive=recursive)
     _tell(tally, scorers, console, output)
@@ -127,7 +132,12 @@ def _scorers(given: dict[str, Any]) -> list[Scorer]:
     first, *others = dict.fromkeys(given["user"]) if given["user"] else [None]
     settings = {name: given[name] for name in ("device", "workers", "batch_size", "previews")}
     scorer = Scorer.from_pretrained(given["model"], user=first, cache=not given["no_cache"], **settings)
-    return [scorer, *(scorer.for_user(name) for name in others if name is not None)]
+    people = {scorer.user: scorer}
+    for name in others:
+        assert name is not None, "nobody is among several only where nobody was named"
+        other = scorer.for_user(name)
+        people.setdefault(other.user, other)  # the store knows a person by several spellings of the name
+    return list(people.values())
 
 
 def _record(scorers: Sequence[Scorer], photos: Sequence[str], settings: dict[str, Any]) -> RunRecord:
@@ -175,16 +185,13 @@ def _score_into(
         count = total() if total is not None else None
         return None if count is None else max(0, count - report.photos_kept)
 
-    try:
+    with telling_how_to_go_on(tally, console, context):
         for scores in console.track(score_each(scorers, report.pending(images)), to_do):
             tally.add(scores)
         if not tally.photos:
             console.say("error: no photos found; name photos, or folders that hold some")
             raise typer.Exit(1)
         report.finish()
-    except KeyboardInterrupt:
-        console.say(tally.stopped(context))
-        raise typer.Exit(STOPPED) from None
     return tally
 
 

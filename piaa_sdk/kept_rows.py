@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from piaa_sdk.images import shown_hides_part
 from piaa_sdk.row_formats import FIELDS
 
 if TYPE_CHECKING:
@@ -101,7 +102,8 @@ class FoundRows:
     """What is whole in a file of rows.
 
     Attributes:
-        kept: The photos that are done: a row without an error for every person, one after the other.
+        kept: The photos that are done: a row without an error for every person, one after the other, and a
+            path that stands for one photo only.
         rows: How many whole rows there are, those of photos that could not be scored included.
         end: Byte where the last one ends; what follows is torn, or of a photo that was not finished.
     """
@@ -132,7 +134,8 @@ class FoundRows:
             begun.append(row)
             begun_bytes += len(line)
             if len(begun) == len(users):
-                if all(one["error"] is None for one in begun):
+                is_known = not shown_hides_part(row["path"])  # what is hidden may tell it from another photo
+                if is_known and all(one["error"] is None for one in begun):
                     digests.add(row["path"])
                     firsts.append(self.rows - len(users))
                 begun, begun_bytes = [], 0

@@ -36,7 +36,7 @@ from piaa_sdk.images import (
     printable,
     read_bytes,
 )
-from piaa_sdk.read_ahead import Fetch, ReadAhead, stamp_of
+from piaa_sdk.read_ahead import NO_THREAD, Fetch, ReadAhead, stamp_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -52,7 +52,6 @@ _LOOK_UP = 256  # photos looked up in the cache at once
 _SLICE_SECONDS = 0.02  # how long the input is read before what it gave is worked on
 _SLOW_SECONDS = 0.25  # an input that takes longer is not asked again before its results are out
 _POLL_SECONDS = 0.2  # Windows delivers Ctrl-C only between waits
-_NO_THREAD = "can't start new thread"  # what Python says then
 _NO_MEMORY = "not enough memory to score it"
 _REMEMBERED = 8192  # outcomes kept for duplicates, 2 KB each
 
@@ -281,13 +280,14 @@ class _Crew:
         self._executor: ThreadPoolExecutor | None = None
 
     def add(self, jobs: list[_Job]) -> None:
-        self._read_ahead.add(
-            [
-                Fetch(_remote_picture(job.image), partial(self._arrived, job))
-                for job in jobs
-                if is_remote(job.image)
-            ]
-        )
+        remote = [job for job in jobs if is_remote(job.image)]
+        try:
+            self._read_ahead.add(
+                [Fetch(_remote_picture(job.image), partial(self._arrived, job)) for job in remote]
+            )
+        except DeviceError as error:
+            for job in remote:
+                _fail(job.future, error)  # raised where the result is taken
         self._enqueue([job for job in jobs if not is_remote(job.image)])
 
     def _arrived(self, job: _Job, fetch: Fetch) -> None:
@@ -318,7 +318,7 @@ class _Crew:
                 try:
                     self._executor.submit(self._work)
                 except RuntimeError as error:
-                    is_ending = _NO_THREAD not in str(error)  # and a photo has just arrived
+                    is_ending = NO_THREAD not in str(error)  # and a photo has just arrived
                     if self._tasks or is_ending:  # those that could be started go on alone
                         break
                     raise DeviceError(

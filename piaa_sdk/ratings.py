@@ -27,7 +27,7 @@ import numpy as np
 
 from piaa_sdk.errors import RatingError
 from piaa_sdk.files import read_regular_file
-from piaa_sdk.images import display_name, is_remote, printable
+from piaa_sdk.images import display_name, identity_of, is_remote, printable
 from piaa_sdk.rating_scale import RatingScale
 from piaa_sdk.terminal import count_of
 
@@ -462,7 +462,7 @@ def _find_image(image: Any, folder: Path) -> tuple[ImageInput, Hashable]:
     if not isinstance(image, (str, os.PathLike)):
         return image, ("given", id(image))
     if is_remote(image):  # whether it is there shows when it is read
-        return os.fspath(image), ("address", display_name(image, 0))
+        return os.fspath(image), ("address", identity_of(os.fspath(image)))
     name = os.fsdecode(image)
     if not name.strip():
         raise _MissingImageError("the name is empty")

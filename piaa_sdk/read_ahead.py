@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING
 
 from piaa_sdk.devices import cpu_count
 from piaa_sdk.embedding_cache import FileStamp
-from piaa_sdk.images import Calls, RemotePicture, StoppedError, examine_remote, read_remote, shown_url
+from piaa_sdk.errors import DeviceError
+from piaa_sdk.images import (
+    Calls,
+    RemotePicture,
+    StoppedError,
+    examine_remote,
+    hides_part,
+    read_remote,
+    shown_url,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +36,9 @@ if TYPE_CHECKING:
 _THREADS_PER_CORE = 4
 _FEWEST_THREADS = 16
 _PHOTOS_PER_THREAD = 4
+
+NO_THREAD = "can't start new thread"
+"""What Python says where the system gives it none."""
 
 _open: weakref.WeakSet[ReadAhead] = weakref.WeakSet()
 
@@ -64,6 +76,8 @@ def stamp_of(picture: RemotePicture) -> FileStamp | None:
     """Stamp a photo elsewhere; None if not enough is known of it."""
     if picture.size is None or picture.version is None:
         return None
+    if hides_part(picture) and '"' not in picture.version:
+        return None  # a time and a size alone: that may be another photo, which is shown alike
     return FileStamp.of_remote(shown_url(picture.url), picture.size, picture.version)
 
 
@@ -72,7 +86,8 @@ class ReadAhead:
 
     Args:
         find: Looks a stamp up; None to fetch everything.
-        max_bytes: Of what has been fetched and not been released; a larger photo is fetched when it is alone.
+        max_bytes: Of what has been fetched and not been released. A larger photo is fetched when it is alone;
+            one at a time whose server states no size, and that turns out to be large, comes on top.
         threads: How many are fetched at once; by default four per core, and 16 at least.
     """
 
@@ -93,7 +108,11 @@ class ReadAhead:
         _open.add(self)
 
     def add(self, fetches: list[Fetch]) -> None:
-        """Take on photos to fetch."""
+        """Take on photos to fetch.
+
+        Raises:
+            DeviceError: Not one thread could be started.
+        """
         if not fetches:
             return
         with self._lock:
@@ -101,8 +120,17 @@ class ReadAhead:
             for _ in range(min(self._threads - len(self._running), len(self._pending))):
                 # Daemons: a program that ends does not wait for servers.
                 thread = threading.Thread(target=self._work, name="piaa-fetch", daemon=True)
+                try:
+                    thread.start()  # it waits for the lock before it does anything
+                except RuntimeError as error:
+                    is_ending = NO_THREAD not in str(error)
+                    if self._running or is_ending:  # those that could be started go on alone
+                        break
+                    raise DeviceError(
+                        f"cpu: no thread could be started ({error}): there is not enough memory; "
+                        "close other programs"
+                    ) from error
                 self._running.add(thread)
-                thread.start()
 
     def stop(self) -> None:
         """Give up what is on its way; return when no thread is left."""
@@ -168,12 +196,17 @@ def _stop_all() -> None:
 
 
 class _Buffer:
-    """Bounds the photos that are fetched and not decoded, in number and in bytes."""
+    """Bounds the photos that are fetched and not decoded, in number and in bytes.
+
+    Nobody waits for ever. Who holds no bytes may wait for all others. Who holds some, and finds there are to
+    be more, waits for room or for its turn to go beyond the bound; whose turn it is waits for nobody.
+    """
 
     def __init__(self, max_photos: int, max_bytes: int) -> None:
         self._max_photos, self._max_bytes = max_photos, max_bytes
         self._photos = self._bytes = 0
         self._is_open = False
+        self._beyond: _Room | None = None  # whose turn it is, until it has left or begins again
         self._changed = threading.Condition()
 
     def wait_for_place(self) -> None:
@@ -181,25 +214,34 @@ class _Buffer:
             self._changed.wait_for(lambda: self._is_open or self._photos < self._max_photos)
             self._photos += 1
 
-    def exchange(self, held: int, wanted: int) -> None:
+    def exchange(self, room: _Room, held: int, wanted: int) -> None:
         """Hold other bytes than before; wait where they are more."""
         with self._changed:
             self._changed.wait_for(
                 lambda: (
                     self._is_open
                     or wanted <= held
-                    or self._bytes == held
                     or self._bytes - held + wanted <= self._max_bytes
+                    or (self._beyond in (None, room) if held else not self._bytes)
                 )
             )
             self._bytes += wanted - held
+            if held and wanted > held and self._bytes > self._max_bytes:
+                self._beyond = room
+            elif not wanted:
+                self._end_turn(room)
             self._changed.notify_all()
 
-    def give_back(self, held: int) -> None:
+    def give_back(self, room: _Room, held: int) -> None:
         with self._changed:
             self._photos -= 1
             self._bytes -= held
+            self._end_turn(room)
             self._changed.notify_all()
+
+    def _end_turn(self, room: _Room) -> None:
+        if self._beyond is room:
+            self._beyond = None
 
     def lift(self) -> None:
         """Let everybody pass."""
@@ -222,10 +264,10 @@ class _Room:
 
     def hold(self, size: int) -> None:
         """Hold so many bytes, instead of what was held before."""
-        self._buffer.exchange(self._bytes, size)
+        self._buffer.exchange(self, self._bytes, size)
         self._bytes = size
 
     def leave(self) -> None:
         if self._is_inside:
-            self._buffer.give_back(self._bytes)
+            self._buffer.give_back(self, self._bytes)
             self._is_inside = False

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol, TextIO
 
 from piaa_sdk.choices import Order, ReportFormat
 from piaa_sdk.errors import OutputError
+from piaa_sdk.files import sync_folder
 from piaa_sdk.images import printable, refuse_photo_name
 from piaa_sdk.partial_file import set_aside, writing_to
 from piaa_sdk.row_file import GOING_ON, RowFile, RunRecord
@@ -346,5 +347,6 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
         if path.exists():
             temporary.chmod(stat.S_IMODE(path.stat().st_mode))
         temporary.replace(path)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)

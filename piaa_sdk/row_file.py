@@ -22,7 +22,7 @@ import numpy.typing as npt
 from piaa_sdk import __version__
 from piaa_sdk.choices import Order
 from piaa_sdk.errors import ImageError, OutputError
-from piaa_sdk.images import display_name, printable
+from piaa_sdk.images import display_name, hides_part, printable
 from piaa_sdk.kept_rows import FoundRows, KeptRows, RowDigests
 from piaa_sdk.partial_file import close_and_remove, open_alone, set_aside, writing_to
 from piaa_sdk.row_formats import Row, clean, jsonl_line, path_field, row_of
@@ -213,6 +213,8 @@ class RowFile:
         for image in images:
             path = path_field(image.source if isinstance(image, ImageError) else display_name(image, 0))
             first = self._kept.take(path, once=self._latest_only)
+            if first is not None and hides_part(image):
+                first = None  # the row may be that of another photo, which is shown alike
             self._order.append(-1 if first is None else first)
             if first is None:
                 yield image

@@ -229,7 +229,7 @@ def picture_of(path: object, data: object, base: str = "") -> tuple[str | None, 
     if is_remote(place):
         return path_field(shown_url(place)), RemotePicture(place)  # as such, it is never taken for a folder
     if not base or "://" in place:
-        return name, place
+        return path_field(shown_url(place)), place
     return name, os.fspath(Path(base) / place)
 
 

@@ -201,10 +201,14 @@ def _columns(place: str, names: Iterable[str]) -> tuple[str, ...]:
     has_bytes = _BYTES in known
     if name is None or (name == "id" and not has_bytes):
         raise EngineError(
-            f"{printable(place)}: has the columns {', '.join(sorted(known))!r:.300}; a list of photos needs "
+            f"{_shown(place)}: has the columns {', '.join(sorted(known))!r:.300}; a list of photos needs "
             "path (or uri), or bytes and a path or id to call them by"
         )
     return (name, _BYTES) if has_bytes else (name,)
+
+
+def _shown(place: str) -> str:
+    return printable(shown_url(place))
 
 
 def _footer_digest(path: str | Path) -> str:
@@ -227,10 +231,12 @@ def _reading_list(place: str) -> Iterator[None]:
     except EngineError:
         raise
     except FileNotFoundError as error:
-        raise EngineError(f"{printable(place)}: no such file; name a list of photos that is there") from error
+        raise EngineError(f"{_shown(place)}: no such file; name a list of photos that is there") from error
     except (OSError, pa.ArrowException, KeyError) as error:
-        reason = str(error).partition("\n")[0]
-        raise EngineError(f"{printable(place)}: cannot be read as a list of photos: {reason:.300}") from error
+        reason = (getattr(error, "strerror", None) or str(error)).partition("\n")[
+            0
+        ]  # less the name of the file
+        raise EngineError(f"{_shown(place)}: cannot be read as a list of photos: {reason:.300}") from error
 
 
 def _require_pyarrow() -> None:

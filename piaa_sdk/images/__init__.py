@@ -12,7 +12,14 @@ from piaa_sdk.images.remote import examine_remote, read_remote
 from piaa_sdk.images.remote_clients import Calls, forget_clients
 from piaa_sdk.images.remote_failures import StoppedError
 from piaa_sdk.images.sources import find_images, read_bytes
-from piaa_sdk.images.urls import RemotePicture, is_remote, shown_url
+from piaa_sdk.images.urls import (
+    RemotePicture,
+    hides_part,
+    identity_of,
+    is_remote,
+    shown_hides_part,
+    shown_url,
+)
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -26,12 +33,15 @@ __all__ = [
     "examine_remote",
     "find_images",
     "forget_clients",
+    "hides_part",
+    "identity_of",
     "is_remote",
     "load_image",
     "printable",
     "read_bytes",
     "read_remote",
     "refuse_photo_name",
+    "shown_hides_part",
     "shown_url",
     "supported_formats",
 ]

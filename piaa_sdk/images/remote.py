@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _MAX_UNSTATED_BYTES = 64 << 20  # of a file whose server does not state its size
+_FIRST_UNSTATED_BYTES = 8 << 20  # that room is made for first, enough for most; then twice as much each time
 _WEB_PAGE_MARKS = (b"<!doctype html", b"<html")
 _Answer = TypeVar("_Answer")
 _Entry: TypeAlias = "tuple[tuple[str | int, ...], str, bool, RemotePicture]"
@@ -94,7 +95,8 @@ def read_remote(
     Args:
         picture: Which; its size is asked for if it is not known.
         calls: What the requests belong to; None for some of their own.
-        make_room: Called with the bytes that are about to be read, before they are; may wait.
+        make_room: Called with the bytes that are about to be held in all, before they are; may wait. With 0
+            where nothing is held: at the beginning, and before what failed is tried again.
 
     Returns:
         Its content, and its version as far as the server told while it was read.
@@ -117,21 +119,29 @@ def _read(
 ) -> tuple[bytes, str | None]:
     if picture.size is not None and picture.size > MAX_FILE_BYTES:
         raise _too_large(picture.url, picture.size)
+    if make_room is not None:
+        make_room(0)
     with client_for(picture.url).opened(picture, calls) as body:
         if body.size is not None and body.size > MAX_FILE_BYTES:
             raise _too_large(picture.url, body.size)
-        start = b"" if body.size == 0 else body.read(HEADER_BYTES)
+        start = b"" if body.size == 0 else b"".join(body.read(HEADER_BYTES))
         if not start:
             raise _error(picture.url, "the file is empty")
         if recognize(start) is None:
             is_page = start[:1024].lstrip().lower().startswith(_WEB_PAGE_MARKS)
             raise _error(picture.url, "a web page, not a picture" if is_page else UNKNOWN_FORMAT)
         limit = _MAX_UNSTATED_BYTES if body.size is None else body.size
-        if make_room is not None:
-            make_room(limit)
-        data = start + body.read(limit + 1 - len(start))
-        if len(data) <= limit:
-            return data, body.version
+        room = limit if body.size is not None else min(_FIRST_UNSTATED_BYTES, limit)
+        parts, count = [start], len(start)
+        while count <= limit:
+            if make_room is not None:
+                make_room(room)
+            more = body.read(room + 1 - count)
+            parts += more
+            count += sum(map(len, more))
+            if count <= room:
+                return b"".join(parts), body.version
+            room = min(2 * room, limit)
         if body.size is None:
             raise _error(picture.url, f"longer than {limit >> 20} MB, and its server does not state its size")
         raise _error(picture.url, "it has become longer since it was listed; try again")

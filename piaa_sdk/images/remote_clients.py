@@ -34,7 +34,9 @@ SILENT_SECONDS = 30.0
 """How long it may say nothing."""
 
 REQUEST_SECONDS = 300.0
-"""How long one request may take in all."""
+"""How long one request may take in all, and again for every further stretch of a large file."""
+
+_BYTES_IN_TIME = 8 << 20  # such a stretch
 
 SECONDS_BEFORE_RETRIES = (0.5, 2.0)
 """How long is waited before a request is made again that failed for what may pass."""
@@ -56,8 +58,15 @@ class Calls:
         self._running: set[Future[Any]] = set()
         self._stopped = threading.Event()
 
-    def run(self, work: Coroutine[Any, Any, _Answer], loop: asyncio.AbstractEventLoop) -> _Answer:
+    def run(
+        self, work: Coroutine[Any, Any, _Answer], loop: asyncio.AbstractEventLoop, size: int = 0
+    ) -> _Answer:
         """Have work done in an event loop and wait for its answer.
+
+        Args:
+            work: What is to be done.
+            loop: Where.
+            size: Bytes that it fetches, as far as that is known.
 
         Raises:
             RemoteFailure: It failed.
@@ -69,7 +78,7 @@ class Calls:
             if self._stopped.is_set():
                 work.close()
                 raise StoppedError
-            running = asyncio.run_coroutine_threadsafe(_outcome(work), loop)
+            running = asyncio.run_coroutine_threadsafe(_outcome(work, size), loop)
             self._running.add(running)
         try:
             while not wait((running,), _POLL_SECONDS).done:
@@ -103,12 +112,15 @@ class Calls:
             call.cancel()
 
 
-async def _outcome(work: Coroutine[Any, Any, _Answer]) -> tuple[list[_Answer], RemoteFailure | None]:
+async def _outcome(
+    work: Coroutine[Any, Any, _Answer], size: int
+) -> tuple[list[_Answer], RemoteFailure | None]:
     """Return what comes of work: were it raised, asyncio would report whatever nobody waits for any more."""
     import asyncio
 
     try:
-        return [await asyncio.wait_for(work, REQUEST_SECONDS)], None
+        seconds = REQUEST_SECONDS * max(1.0, size / _BYTES_IN_TIME)
+        return [await asyncio.wait_for(work, seconds)], None
     except RemoteFailure as failure:
         return [], failure
     except library_errors() as error:
@@ -127,8 +139,8 @@ class Body(Protocol):
     size: int | None
     version: str | None
 
-    def read(self, size: int) -> bytes:
-        """Read on; less than ``size`` only at the end.
+    def read(self, size: int) -> list[bytes]:
+        """Read on, in pieces to be joined; less than ``size`` only at the end.
 
         Raises:
             RemoteFailure, StoppedError: As of :meth:`Calls.run`.
@@ -168,9 +180,7 @@ class WebClient:
         async def session(**settings: Any) -> aiohttp.ClientSession:
             return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=_CONNECTIONS), **settings)
 
-        timeout = aiohttp.ClientTimeout(
-            total=REQUEST_SECONDS, sock_connect=CONNECT_SECONDS, sock_read=SILENT_SECONDS
-        )
+        timeout = _patience()
         # Content that is packed for the way says nothing about its size.
         headers = {"User-Agent": f"piaa-sdk/{__version__}", "Accept-Encoding": "identity"}
         self._system = HTTPFileSystem(
@@ -227,15 +237,15 @@ class _WebBody:
         self.version = _version(response.headers)
         self._response, self._calls, self._loop = response, calls, loop
 
-    def read(self, size: int) -> bytes:
-        return self._calls.run(self._read(size), self._loop)
+    def read(self, size: int) -> list[bytes]:
+        return self._calls.run(self._read(size), self._loop, size)
 
-    async def _read(self, size: int) -> bytes:
+    async def _read(self, size: int) -> list[bytes]:
         parts = []
         while size > 0 and (part := await self._response.content.read(size)):
             parts.append(part)
             size -= len(part)
-        return b"".join(parts)
+        return parts
 
 
 class BucketClient:
@@ -307,7 +317,14 @@ def _gs() -> Any:
     # Not the class of fsspec's registry: it asks another service of Google's about every bucket first.
     from gcsfs.core import GCSFileSystem
 
-    return GCSFileSystem(skip_instance_cache=True, use_listings_cache=False, timeout=SILENT_SECONDS)
+    return GCSFileSystem(skip_instance_cache=True, use_listings_cache=False, requests_timeout=_patience())
+
+
+def _patience() -> Any:
+    """Return how long aiohttp waits for a server that is silent; how long in all, is up to who asks."""
+    import aiohttp
+
+    return aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENT_SECONDS)
 
 
 class _BucketBody:
@@ -318,16 +335,21 @@ class _BucketBody:
         self._end = 0
         self._is_at_end = False
 
-    def read(self, size: int) -> bytes:
-        if size > len(self._held) and not self._is_at_end:
-            self._held += self._part(self._end, self._end + max(size - len(self._held), _FIRST_BYTES))
-        taken, self._held = self._held[:size], self._held[size:]
-        return taken
+    def read(self, size: int) -> list[bytes]:
+        parts = [self._held] if self._held else []
+        size -= len(self._held)
+        if size > 0 and not self._is_at_end:
+            parts.append(self._part(self._end, self._end + max(size, _FIRST_BYTES)))
+            size -= len(parts[-1])
+        self._held = b""
+        if size < 0:  # the last piece goes beyond what was asked for
+            parts[-1], self._held = parts[-1][:size], parts[-1][size:]
+        return parts
 
     def _part(self, begin: int, end: int) -> bytes:
         try:
             work = self._system._cat_file(self._place, start=begin, end=end)
-            part: bytes = self._calls.run(work, self._system.loop)
+            part: bytes = self._calls.run(work, self._system.loop, end - begin)
         except RemoteFailure as failure:
             if failure.status != _NOTHING_THERE:
                 raise

@@ -9,7 +9,7 @@ from piaa_sdk.errors import ImageError
 from piaa_sdk.images.files import find_files, read_file
 from piaa_sdk.images.names import printable
 from piaa_sdk.images.remote import find_remote, read_remote
-from piaa_sdk.images.urls import RemotePicture, foreign_protocol, is_remote
+from piaa_sdk.images.urls import RemotePicture, foreign_protocol, is_remote, shown_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -37,7 +37,7 @@ def find_images(
         elif is_remote(path):
             yield from find_remote(os.fspath(path), recursive=recursive)
         elif (reason := _refusal(path)) is not None:
-            yield ImageError(printable(os.fsdecode(path)), reason)
+            yield ImageError(printable(shown_name(path)), reason)
         else:
             yield from find_files([path], recursive=recursive)
 
@@ -59,7 +59,7 @@ def read_bytes(path: PathInput) -> bytes:
         return read_remote(path if isinstance(path, RemotePicture) else RemotePicture(path))[0]
     reason = _refusal(path)
     if reason is not None:
-        raise ImageError(printable(os.fsdecode(path)), reason)
+        raise ImageError(printable(shown_name(path)), reason)
     return read_file(path)
 
 

@@ -179,8 +179,10 @@ def silent(handler: WebHandler) -> None:
     handler.close_connection = True
 
 
-def cut(size: int, sent: bytes) -> Callable[[WebHandler], None]:
-    """State a size, and send less than that."""
+def cut(
+    size: int, sent: bytes, ends: threading.Event | threading.Barrier | None = None
+) -> Callable[[WebHandler], None]:
+    """State a size, and send less than that; break off once ``ends`` lets it."""
 
     def act(handler: WebHandler) -> None:
         handler.send_response(200)
@@ -189,6 +191,8 @@ def cut(size: int, sent: bytes) -> Callable[[WebHandler], None]:
         if handler.command == "GET":
             handler.send(sent)
             handler.wfile.flush()
+            if ends is not None:
+                ends.wait(20)
             handler.close_connection = True
             handler.connection.shutdown(socket.SHUT_RDWR)
 

@@ -12,12 +12,15 @@ from pathlib import Path
 
 import hub_standin
 import numpy as np
+import onnx
 import pytest
+import safetensors.numpy
 import torch
 from environments import Installed, build_wheel, install
 from PIL import Image
 
 from export.check_record import RECORD_NAME
+from export.torch_model import torch_model_of
 from export.trained import open_torch_model
 from piaa_sdk import Scorer
 from piaa_sdk.bundle import ModelBundle
@@ -148,6 +151,17 @@ def test_the_check_passes_in_full(made: Made) -> None:
     assert 1 < record["figures"]["users"] <= PEOPLE, "those whose ratings are not all equal"
     assert record["figures"]["onnx_srocc"] < 1e-4
     assert "passed" in made.said
+
+
+def test_the_graph_holds_the_weights_by_their_names(made: Made) -> None:
+    """All that the embedding depends on, so that whoever fine-tunes can read them back."""
+    bundle = ModelBundle.load(made.bundle)
+    stored = {item.name for item in onnx.load(bundle.backbone_path).graph.initializer}
+    weights = safetensors.numpy.load_file(bundle.folder / "model.safetensors")
+    assert weights.keys() - stored == {"head.output.weight", "head.output.bias"}
+    pixels = np.stack([load_image(path, bundle.preprocessing) for path in made.pictures()[:2]])
+    trained = open_torch_model(made.folder / "run")
+    assert np.array_equal(torch_model_of(bundle).embed(pixels), trained.embed(pixels))
 
 
 def test_the_sdk_scores_as_torch_does(made: Made) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,22 @@ from piaa_sdk.cli import main
 sys.argv = ["piaa", *sys.argv[1:]]
 main()
 """
+
+
+ENDED = """
+import os, signal, threading, time
+
+*words, rows, lines, number = sys.argv[1:]
+
+def end():
+    while not os.path.exists(rows) or open(rows, "rb").read().count(b"\\n") < int(lines):
+        time.sleep(0.05)
+    os.kill(os.getpid(), int(number))
+
+threading.Thread(target=end, daemon=True).start()
+sys.argv[1:] = words
+"""
+"""Sends the process a signal once a file has so many lines."""
 
 
 def run_watched(statements: str, *arguments: str | Path, home: Path) -> subprocess.CompletedProcess[str]:
@@ -68,14 +85,16 @@ def library(tmp_path: Path) -> Path:
 
 
 def test_photos_stay_as_they_are_and_nothing_leaves(library: Path, tmp_path: Path) -> None:
-    """A whole day's work: score, learn, score again for the person, export the profile, clear the cache."""
+    """A whole day's work: score, learn, score for one person and for two, export a profile, clear."""
     home = tmp_path / "home"
     home.mkdir()
     before = state_of(library)
     steps: list[tuple[str | Path, ...]] = [
         ("score", library),
         ("personalize", library / "ratings.csv", "--user", "mira"),
+        ("personalize", library / "ratings.csv", "--user", "tom"),
         ("score", library, "--user", "mira", "--output", home / "scores.csv"),
+        ("score", library, "--user", "mira", "--user", "tom", "--previews", "--output", home / "both.csv"),
         ("users", "export", "mira", "--output", home / "mira.piaa"),
         ("cache", "clear"),
         ("users", "delete", "mira", "--yes"),
@@ -86,6 +105,28 @@ def test_photos_stay_as_they_are_and_nothing_leaves(library: Path, tmp_path: Pat
         assert "network:" not in completed.stderr
     assert "broken.jpg" in (home / "scores.csv").read_text(encoding="utf-8")
     assert state_of(library) == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
+def test_a_watch_and_what_goes_on_with_its_rows_keep_the_promises(library: Path, tmp_path: Path) -> None:
+    """A watch of the photos is killed; another one goes on, tries again what failed, and ends with Ctrl-C."""
+    home = tmp_path / "home"
+    home.mkdir()
+    before = state_of(library)
+    output, partial = home / "scores.csv", home / "scores.csv.partial"
+    pictures = len(before) - 1  # all but the table
+    arguments = ("score", library, "--watch", "--output", output)
+    kill, stop = (str(int(number)) for number in (signal.SIGKILL, signal.SIGINT))
+    for more, lines, number, code in (
+        ((), 1 + pictures, kill, -signal.SIGKILL),
+        (("--resume",), 2 + pictures, stop, 0),
+    ):
+        completed = run_watched(ENDED + PROGRAM, *arguments, *more, partial, str(lines), number, home=home)
+        assert completed.returncode == code, completed.stderr
+        assert "network:" not in completed.stderr
+        assert state_of(library) == before
+    assert f"going on after {pictures - 1} photos" in completed.stderr
+    assert len(output.read_text(encoding="utf-8").splitlines()) == 1 + pictures
 
 
 def test_watch_of_the_network_can_fail(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_each_photo_has_a_row_for_each_person(ratings: Path, photos: list[Path],
     run("personalize", ratings, "--user", "ann", "--scale", "1", "5")
     ratings.write_text(ratings.read_text().replace(",5", ",6"))
     run("personalize", ratings, "--user", "bob", "--scale", "1", "7")
-    people = ("--user", "bob", "--user", "ann", "--user", "bob")
+    people = ("--user", "bob", "--user", "ann ", "--user", "bob", "--user", "ann")  # four names of two
     told = run("score", *photos, *people, "--output", tmp_path / "both.csv").stderr
     assert "scored 12 photos for bob, scale 1 to 7 and ann, scale 1 to 5; wrote" in told
     rows = rows_of((tmp_path / "both.csv").read_text(encoding="utf-8"))

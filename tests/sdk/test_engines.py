@@ -216,6 +216,11 @@ def test_addresses_are_read_where_they_lead_and_shown_without_keys() -> None:
     name, picture = picture_of("https://example.org/a.jpg?X-Amz-Signature=secret", None, "/photos")
     assert name == "https://example.org/a.jpg?X-Amz-Signature=***"
     assert picture == RemotePicture("https://example.org/a.jpg?X-Amz-Signature=secret")
+    assert picture_of("ftp://mira:sesame@host/a.jpg", None, "/photos")[0] == "ftp://host/a.jpg"
+    with pytest.raises(EngineError) as caught:
+        list(split(["https://mira:sesame@host/list.parquet"], 10))
+    assert "https://host/list.parquet: no such file" in str(caught.value)
+    assert "sesame" not in str(caught.value)
 
 
 @pytest.mark.parametrize("rows_per_group", [1, 4, 5, 100])

@@ -130,6 +130,16 @@ def test_photos_may_be_elsewhere(folder: Path, tmp_path_factory: pytest.TempPath
     assert "no such folder" in message_of(path, photos=folder / "a.jpg")
 
 
+def test_photos_elsewhere_that_are_shown_alike_are_two() -> None:
+    """Nothing that gives access is shown, and what is hidden still tells them apart."""
+    urls = ["https://host/a?key=1.jpg", "https://host/a?key=2.jpg", "https://host/design1.jpg"]
+    ratings = collect_ratings([(url, number) for number, url in enumerate(urls, 1)])
+    assert [rating.image for rating in ratings.ratings[None]] == urls
+    assert [rating.name for rating in ratings.ratings[None]][:2] == ["https://host/a?key=***"] * 2
+    with pytest.raises(RatingError, match="is rated 2 here but 1"):
+        collect_ratings([(urls[0], 1), (urls[0], 2)])
+
+
 def test_a_user_column_tells_people_apart(write: Write) -> None:
     """The same photo by two people is no contradiction; a name in two Unicode spellings is one person."""
     decomposed = unicodedata.normalize("NFD", "Zoë")

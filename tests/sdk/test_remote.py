@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["bucket", "clients", "google", "web"]  # fixtures
 
+FIRST_BYTES = 1 << 20  # that are asked of a bucket at first
 PAGE = b"\n<!DOCTYPE HTML><html><title>Log in</title>" + b" " * (4 << 20)
 
 
@@ -134,6 +135,22 @@ def test_other_protocols_are_refused(path: str, said: str) -> None:
         ("https://h/a.jpg?api_key=1#x", "https://h/a.jpg?api_key=***"),
         ("https://h/a@b.jpg", "https://h/a@b.jpg"),
         ("https://[::1/a.jpg?sig=1", "https://***"),
+        ("https://mira:ses/ame@host/a.jpg", "https://***"),
+        ("https://[::1]:80/a.jpg", "https://[::1]:80/a.jpg"),
+        ("https://h/a.jpg?eyJhbGciOi.x&w=1", "https://h/a.jpg?***&w=1"),
+        (
+            "https://h/a.jpg?s%69g=1&AWSAccessKeyId=2&PHPSESSID=3",
+            "https://h/a.jpg?s%69g=***&AWSAccessKeyId=***&PHPSESSID=***",
+        ),
+        ("https://h/a.jpg?from=https%3A//h/b%3Fsig%3D1&n=2", "https://h/a.jpg?from=***&n=2"),
+        ("https://h/a.jpg;jsessionid=1?n=2", "https://h/a.jpg;jsessionid=***?n=2"),
+        (
+            "https://h/a?file=design1.jpg&assignment=2&keyboard=3",
+            "https://h/a?file=design1.jpg&assignment=2&keyboard=3",
+        ),
+        ("s3://AKIA:secret@b/a.jpg", "s3://b/a.jpg"),
+        ("ftp://mira:sesame@host/a.jpg?pw=1", "ftp://host/a.jpg?pw=***"),
+        ("zip://x.jpg::https://mira:sesame@host/a.zip", "zip://***"),
         ("s3://b/a?sig=1@x.jpg", "s3://b/a?sig=1@x.jpg"),
         ("photos/https://u:p@h", "photos/https://u:p@h"),
     ],
@@ -143,6 +160,28 @@ def test_what_gives_access_is_not_shown(url: str, shown: str) -> None:
     assert display_name(url, 0) == shown
     assert display_name(RemotePicture(url), 0) == shown
     assert shown_url(shown) == shown
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("pw", "pwd", "pass", "password", "user_password", "hash", "st", "jwt", "key", "rlkey", "apiKey"),
+        *("API-KEY", "hmac", "X-Amz-Security-Token", "X-Goog-Signature", "Policy", "Key-Pair-Id", "code"),
+        *("access_token", "client.secret", "auth"),
+    ],
+)
+def test_values_that_sign_or_log_in_are_not_shown(name: str) -> None:
+    assert shown_url(f"https://h/a.jpg?w=1&{name}=sesame") == f"https://h/a.jpg?w=1&{name}=***"
+
+
+def test_addresses_that_cannot_be_read_from_are_told_without_their_login() -> None:
+    url = "ftp://mira:sesame@host/a.jpg"
+    [error] = find_images([url])
+    assert isinstance(error, ImageError)
+    with pytest.raises(ImageError) as caught:
+        read_bytes(url)
+    assert str(error) == str(caught.value)
+    assert str(error).startswith("ftp://host/a.jpg: ")
 
 
 @given(
@@ -274,6 +313,26 @@ def test_sizes_that_are_not_stated(web: WebStandIn, photo: bytes, monkeypatch: p
     assert len(read_bytes(f"{web.url}/a.png")) == 1 << 20
 
 
+def test_room_is_made_before_it_is_needed(web: WebStandIn, photo: bytes) -> None:
+    """For what is stated, else in stretches; what is tried again holds nothing first."""
+    rooms: list[int] = []
+    is_asked = threading.Event()
+
+    def make_room(size: int) -> None:
+        rooms.append(size)
+        if size == 300_000:
+            is_asked.set()
+
+    web.faults["/a.png"] = [cut(300_000, large(photo, 2 * HEADER_BYTES), is_asked), unstated(photo)]
+    assert read_remote(RemotePicture(f"{web.url}/a.png"), make_room=make_room)[0] == photo
+    assert rooms == [0, 300_000, 0, 8 << 20]
+    data = large(photo, 20 << 20)
+    web.faults["/a.png"] = [unstated(data)]
+    rooms.clear()
+    assert read_remote(RemotePicture(f"{web.url}/a.png"), make_room=rooms.append)[0] == data
+    assert rooms == [0, 8 << 20, 16 << 20, 32 << 20]
+
+
 def test_an_empty_file(web: WebStandIn) -> None:
     web.files["/a.png"] = b""
     assert reason(f"{web.url}/a.png") == "the file is empty"
@@ -288,6 +347,32 @@ def test_a_slow_server_is_given_up(web: WebStandIn, monkeypatch: pytest.MonkeyPa
     begin = time.monotonic()
     assert reason(f"{web.url}/a.png") == "the server does not answer in time"
     assert time.monotonic() - begin < 10
+
+
+@pytest.mark.parametrize("scheme", ["http", "gs"])
+def test_a_large_file_may_take_longer(
+    web: WebStandIn, google: GoogleStandIn, photo: bytes, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    """A slow line is no silent server: what is sent all the time is waited for."""
+    monkeypatch.setattr("piaa_sdk.images.remote_clients.SILENT_SECONDS", 20.0)
+    monkeypatch.setattr("piaa_sdk.images.remote_clients.REQUEST_SECONDS", 1.0)
+    monkeypatch.setattr("piaa_sdk.images.remote_clients._BYTES_IN_TIME", 64 << 10)
+    data = large(photo, 3 << 20)
+
+    def send_slowly(handler: Any) -> None:
+        rest = data[FIRST_BYTES:] if scheme == "gs" else data  # whose first part came at once
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(rest)))
+        handler.end_headers()
+        for begin in range(0, len(rest), 1 << 19):
+            handler.send(rest[begin : begin + (1 << 19)])
+            handler.wfile.flush()
+            handler.server.ends.wait(0.4)
+
+    web.faults["/a.png"] = [send_slowly]
+    google.files["/b/a.png"] = data
+    google.faults["/download/storage/v1/b/b/o/a.png"] = [None, send_slowly]
+    assert read_bytes("gs://b/a.png" if scheme == "gs" else f"{web.url}/a.png") == data
 
 
 def test_servers_that_are_not_there(web: WebStandIn) -> None:

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from piaa_sdk.choices import Order, ReportFormat
 from piaa_sdk.cli import app
 from piaa_sdk.errors import ImageError, OutputError
+from piaa_sdk.images import display_name
 from piaa_sdk.kept_rows import FoundRows, RowDigests
 from piaa_sdk.rating_scale import RatingScale
 from piaa_sdk.reports import open_report
@@ -119,6 +120,38 @@ def test_only_what_has_no_row_is_scored(tmp_path: Path) -> None:
     output = tmp_path / "scores.csv"
     run_over(NAMES, output, stop_after=5)
     assert run_over(NAMES, output, resume=True) == NAMES[5:]
+
+
+def test_photos_that_are_shown_alike_are_scored_again(tmp_path: Path) -> None:
+    """What is hidden of an address may be all that tells two photos apart: no row is the other one's."""
+    urls = [
+        "https://host/a?file=design1.jpg",
+        "https://host/a?file=design2.jpg",
+        "https://host/a?key=design1.jpg",
+        "https://host/a?key=design2.jpg",
+        "https://ann:1@host/me.jpg",
+        "https://bob:1@host/me.jpg",
+    ]
+    output = tmp_path / "scores.jsonl"
+
+    def run(stop_after: int) -> list[str]:
+        scored: list[str] = []
+        form = ReportFormat.JSONL
+        with open_report(RUN, form, stdout=Screen(), output=output, order=Order.INPUT, resume=True) as report:
+            for image in report.pending(urls):
+                if len(scored) == stop_after:
+                    return scored
+                scored.append(str(image))
+                shown = display_name(str(image), 0)
+                report.add(Score(shown, None, 1.0 + urls.index(str(image)), None, None, stars=3))
+            report.finish()
+        return scored
+
+    assert run(5) == urls[:5]
+    assert run(6) == urls[2:]
+    rows = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    assert [row["generic"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [row["path"] for row in rows] == [display_name(url, 0) for url in urls]
 
 
 def test_a_photo_that_failed_is_tried_again(tmp_path: Path) -> None:

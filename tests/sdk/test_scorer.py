@@ -7,8 +7,9 @@ import itertools
 import json
 import os
 import shutil
+import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
@@ -24,11 +25,14 @@ from piaa_sdk.errors import (
     RatingError,
     SupportSetError,
 )
+from piaa_sdk.fine_tuned import FineTunedHead
 from piaa_sdk.profiles import ProfileStore
-from piaa_sdk.scorer import _matched
+from piaa_sdk.scorer import _matched, _Person
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Generator, Iterator
+
+    from piaa_sdk import Score
 
 RATINGS = (1, 5, 2, 4, 3, 5, 1, 2)
 
@@ -175,6 +179,52 @@ def test_several_persons_are_scored_in_one_pass(
     read: list[Path] = []
     list(score_each(people, (read.append(path) or path for path in photos)))
     assert read == photos
+
+
+def test_several_networks_are_scored_in_one_pass(
+    scorer: Scorer, rated: dict[Path, float], photos: list[Path], build_graph: Callable[..., bytes]
+) -> None:
+    """The limit: a pass for each, whatever there is to score; and what gives the pictures is asked once."""
+    ann = scorer.personalize(rated, user="ann")
+    people = [scorer, with_own_network(scorer, build_graph(seed=5)), ann]
+    broken = photos[0].with_name("broken.png")
+    broken.write_bytes(b"no picture")
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    unlisted = ImageError("elsewhere", "cannot be listed")
+    pictures = [*photos[:3], broken, pixels, photos[0].with_name("missing.jpg"), unlisted, *photos[3:]]
+    given: list[int] = []
+    together = list(score_each(people, (given.append(number) or one for number, one in enumerate(pictures))))
+    assert given == list(range(len(pictures)))
+    assert [[told(score) for score in column] for column in zip(*together, strict=True)] == [
+        [told(score) for score in person.iter_scores(pictures)] for person in people
+    ]
+    assert [number for number, scores in enumerate(together) if scores[0].error is not None] == [3, 5, 6]
+    assert all(scores[0].value != scores[1].value for scores in together if scores[0].error is None)
+
+
+def test_a_pass_of_several_networks_can_be_left_early(
+    scorer: Scorer, photos: list[Path], build_graph: Callable[..., bytes]
+) -> None:
+    before = set(threading.enumerate())
+    people = [scorer, with_own_network(scorer, build_graph(seed=5))]
+    results = cast("Generator[tuple[Score, ...], None, None]", score_each(people, itertools.cycle(photos)))
+    first = next(results)
+    assert [score.image for score in first] == [str(photos[0])] * 2
+    assert set(threading.enumerate()) > before
+    results.close()
+    assert set(threading.enumerate()) == before
+
+
+def with_own_network(scorer: Scorer, graph: bytes) -> Scorer:
+    """Make the scorer of a person with a network of their own, as fine-tuning leaves it."""
+    prior = scorer._base.prior
+    engine = scorer._base.with_network(graph, prior)
+    return Scorer(scorer._base, _Person("own", scorer.scale, None, FineTunedHead(prior, 0.1), None, engine))
+
+
+def told(score: Score) -> tuple[object, ...]:
+    """All that a score says; errors are equal only to themselves."""
+    return (score.user, score.image, score.generic, score.personal, score.std, str(score.error))
 
 
 def test_an_id_tells_scorers_apart_that_score_differently(
