@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from piaa_sdk.scorer import Scorer
     from piaa_sdk.terminal import Console
 
+_LONGEST_COMMAND = 1000  # letters that are shown of it
+
 ARGUMENTS = "piaa_sdk.arguments"
 """Where the context keeps what the program was called with."""
 
@@ -29,15 +31,21 @@ ARGUMENTS = "piaa_sdk.arguments"
 class Tally:
     """Hands the scores of a run to a report, counts them, and names what could not be scored.
 
+    Args:
+        report: Where the scores go.
+        console: Where what could not be scored is named.
+        latest_only: Whether a photo that comes again counts once, as what became of it the last time.
+
     Attributes:
         scored: Photos that have scores.
         failed: Photos that have none.
     """
 
-    def __init__(self, report: Report, console: Console) -> None:
+    def __init__(self, report: Report, console: Console, *, latest_only: bool = False) -> None:
         self.scored = self.failed = 0
         self._report = report
         self._console = console
+        self._latest: dict[str, bool] | None = {} if latest_only else None
 
     def add(self, scores: Sequence[Score]) -> bool:
         """Take the scores of one photo; tell whether it could be scored.
@@ -50,12 +58,20 @@ class Tally:
         for score in scores:
             self._report.add(score)
         error = next((score.error for score in scores if score.error is not None), None)
+        self._count(scores[0].image, is_scored=error is None)
         if error is None:
-            self.scored += 1
             return True
-        self.failed += 1
         self._console.say(f"skipped: {printable(scores[0].image)}: {printable(error.reason)}")
         return False
+
+    def _count(self, image: str, *, is_scored: bool) -> None:
+        if self._latest is not None:
+            before = self._latest.get(image)
+            self._latest[image] = is_scored
+            self.scored -= before is True
+            self.failed -= before is False
+        self.scored += is_scored
+        self.failed += not is_scored
 
     @property
     def earlier(self) -> int:
@@ -100,13 +116,17 @@ class Tally:
 
 
 def command_to_go_on(context: typer.Context) -> str:
-    """Return the command that goes on where this one was stopped, less the secrets of its addresses."""
+    """Say which command goes on where this one was stopped; one with secrets or many photos in few words."""
     from piaa_sdk.images import display_name, printable
 
-    arguments = [display_name(one, 0) for one in context.meta.get(ARGUMENTS, ("score", "..."))]
+    arguments = list(context.meta.get(ARGUMENTS, ()))
     if "--resume" not in arguments:
         arguments.insert(1 if "--" in arguments else len(arguments), "--resume")
-    return printable(shlex.join(["piaa", *arguments]))
+    command = printable(shlex.join(["piaa", *arguments]))
+    is_shown_whole = all(display_name(one, 0) == one for one in arguments)
+    return (
+        command if is_shown_whole and len(command) <= _LONGEST_COMMAND else "the same command with --resume"
+    )
 
 
 def check_settings(photos: Sequence[str], output: Path | None, *, resume: bool, watch: bool) -> None:
@@ -134,7 +154,7 @@ def tell_of_earlier_rows(report: Report, output: Path | None, console: Console, 
         kept = printable(str(report.set_aside))
         console.warn(
             f"rows of an earlier run that was stopped are kept in {kept}; "
-            "--resume would have gone on with them"
+            "the command that made them goes on with them if --resume is added"
         )
     if not resume or output is None:
         return
@@ -178,7 +198,7 @@ def score_arrivals(
     from piaa_sdk.scorer import score_each
     from piaa_sdk.watching import FolderWatch
 
-    tally = Tally(report, console)
+    tally = Tally(report, console, latest_only=True)
     console.say(f"watching {' and '.join(map(printable, folders))}; Ctrl-C ends it")
     with telling_how_to_go_on(tally, console, context):
         with _stop_signals() as stop:
@@ -191,11 +211,12 @@ def score_arrivals(
                     for scores in results:
                         if not tally.add(scores):
                             watch.failed(scores[0].image)
-                        console.show_state(f"{count_of(tally.photos, 'photo')} scored, watching")
+                        console.show_state(f"scored {tally.summary()}, watching")
                         if stop.is_set():
                             break
         console.show_state("")
-        report.finish()
+        if tally.photos:  # else there is nothing to put in the place of what an earlier run has written
+            report.finish()
     return tally
 
 

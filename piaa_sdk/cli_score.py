@@ -202,7 +202,7 @@ def _tell(tally: Tally, scorers: Sequence[Scorer], console: Console, output: Pat
     console.say(
         f"scored {tally.summary()} {_for_whom(scorers)}"
         + (f"; {tally.failed:,} could not be read" if tally.failed else "")
-        + (f"; wrote {printable(str(output))}" if output else "")
+        + (f"; wrote {printable(str(output))}" if output and tally.photos else "")
     )
 
 

@@ -713,7 +713,12 @@ def score_each(
     Returns:
         An iterator in the order of the input: for each picture one Score of each scorer, in their order.
         Closing it stops the work.
+
+    Raises:
+        ValueError: There is no scorer.
     """
+    if not scorers:
+        raise ValueError("score_each needs at least one scorer")
     engines = list(dict.fromkeys(scorer._engine for scorer in scorers))
     branches = tee(pictures_of(images), len(engines))
     with ExitStack() as stack:

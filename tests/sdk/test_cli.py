@@ -423,7 +423,7 @@ def test_rows_of_a_stopped_run_are_mentioned(photos: list[Path], tmp_path: Path)
     result = run("score", *photos, "--output", tmp_path / "scores.csv")
     kept = tmp_path / "scores.csv.partial.1"
     assert result.stderr.startswith(
-        f"warning: rows of an earlier run that was stopped are kept in {kept}; --resume would have gone on"
+        f"warning: rows of an earlier run that was stopped are kept in {kept}; the command that made"
     )
     assert (tmp_path / "scores.csv.partial.1").read_text() == "earlier"
 

@@ -434,6 +434,7 @@ def test_a_run_that_is_stopped_leaves_no_secret_in_its_rows(
     assert process.returncode == 130
     assert "stopped after 1 photo" in said
     assert "sesame" not in partial.read_text() + said
+    assert said.endswith("To go on: the same command with --resume\n"), "what is shown of it would not work"
 
 
 def test_a_taste_is_learned_from_photos_elsewhere(

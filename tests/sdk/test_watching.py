@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import queue
@@ -18,8 +19,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 import piaa_sdk
-from piaa_sdk import Scorer
-from piaa_sdk.terminal import STOPPED
+from piaa_sdk import ImageError, Score, Scorer
+from piaa_sdk.choices import ReportFormat
+from piaa_sdk.cli_runs import Tally
+from piaa_sdk.reports import open_report
+from piaa_sdk.row_file import RunRecord
+from piaa_sdk.row_formats import FIELDS, csv_line
+from piaa_sdk.terminal import STOPPED, Console
 from piaa_sdk.watching import FolderWatch
 
 if TYPE_CHECKING:
@@ -252,7 +258,7 @@ def test_rows_come_as_photos_arrive_and_ctrl_c_is_the_end(
         assert again["generic"] != before["generic"]
         assert program.end(signal.SIGINT) == 0
         assert program.told[0] == f"watching {folder}; Ctrl-C ends it\n"
-        assert program.told[-1].startswith("scored 4 photos the way most people would")
+        assert program.told[-1].startswith("scored 3 photos the way most people would")
         assert program.rows.empty()
 
 
@@ -288,6 +294,31 @@ def test_a_file_is_written_at_the_end_of_a_watch_and_a_killed_one_goes_on(
     assert rows[str(folder / "3.png")]["error"] == ""
     assert rows[str(folder / "broken.png")]["error"] != ""
     assert not partial.exists()
+
+
+def test_a_watch_in_which_nothing_came_leaves_what_was_written(tmp_path: Path, tiny_bundle: Path) -> None:
+    """A service that starts every day must not empty the file of the day before."""
+    folder, output = tmp_path / "in", tmp_path / "scores.csv"
+    folder.mkdir()
+    output.write_bytes(csv_line(list(FIELDS)))
+    before = output.stat()
+    with Program(folder, "--model", tiny_bundle, "--output", output) as program:
+        program.wait_until_told("watching ")
+        assert program.end(signal.SIGINT) == 0
+    assert (output.stat().st_ino, output.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert program.told[-1] == "scored 0 photos the way most people would, scale 1 to 7\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "scores.csv", tiny_bundle.name]
+
+
+def test_a_photo_that_comes_again_counts_once() -> None:
+    """Half written it could not be read, whole it could: that is one photo, and it has a score."""
+    screen = io.TextIOWrapper(io.BytesIO())
+    report = open_report(RunRecord("b", "r", "e", ()), ReportFormat.JSONL, stdout=screen)
+    tally = Tally(report, Console(io.StringIO()), latest_only=True)
+    broken = Score("a.jpg", error=ImageError("a.jpg", "is cut off"))
+    for score in (broken, Score("b.jpg", generic=3.0), broken, Score("a.jpg", generic=4.0)):
+        tally.add([score])
+    assert (tally.scored, tally.failed, tally.photos) == (2, 0, 2)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
