@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
 import shutil
 import statistics
 import subprocess
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.pictures import find_or_make
-from benchmarks.report import describe_machine, print_table, seconds, spread
+from benchmarks.report import as_installed, describe_machine, print_table, seconds, spread
 from piaa_sdk import RatingScale, Scorer, SupportSet
 from piaa_sdk.adaptation import adapt, judge
 from piaa_sdk.head import Prior
@@ -73,7 +72,7 @@ def measure_commands(
         csv.writer(file).writerows([("image", "rating"), *rated.items()])
     line = [sys.executable, "-m", "piaa_sdk", "personalize", str(table), "--user", "somebody"]
     line += ["--scale", "1", "5", "--replace", *(["--model", str(model)] if model else [])]
-    environment = os.environ | {"PIAA_HOME": str(home)}
+    environment = as_installed(home)
     times: dict[str, list[float]] = {NEW: [], CACHED: []}
     for number in range(rounds + 1):
         shutil.rmtree(home, ignore_errors=True)

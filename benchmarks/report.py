@@ -14,6 +14,7 @@ from piaa_sdk.devices import cpu_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
 BUSY = 0.25
 """Processes per core that wait or run, above which figures are not to be trusted."""
@@ -31,6 +32,15 @@ DISTRIBUTIONS = (
 
 
 LOAD_AT_START = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+
+
+def as_installed(home: Path) -> dict[str, str]:
+    """Return the environment of a program that is timed: a home of its own, and compiled as pip compiles it.
+
+    A checkout may lie where no bytecode is kept; then every start would compile the sources anew.
+    """
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return kept | {"PIAA_HOME": str(home), "PYTHONPYCACHEPREFIX": str(home.with_name("bytecode"))}
 
 
 def describe_machine() -> str:

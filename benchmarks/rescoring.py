@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.pictures import make_pictures
-from benchmarks.report import describe_machine, print_table, spread
+from benchmarks.report import as_installed, describe_machine, print_table, spread
 from piaa_sdk import Scorer
 from piaa_sdk.embedding_cache import CacheEntry, EmbeddingCache, FileStamp, content_key, default_path
 
@@ -40,7 +40,8 @@ def main() -> None:
     options = _parse_options()
     with tempfile.TemporaryDirectory(prefix="piaa-benchmark-") as name:
         workspace = Path(name)
-        os.environ["PIAA_HOME"] = str(workspace / "home")
+        os.environ.update(as_installed(workspace / "home"))
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         users = prepare_people(workspace, options.model, max(options.persons))
         libraries = {count: make_library(workspace / str(count), count) for count in (1, *options.photos)}
         scorer = Scorer.from_pretrained(options.model, device="cpu")

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.report import describe_machine, print_table, seconds, spread
+from benchmarks.report import as_installed, describe_machine, print_table, seconds, spread
 from piaa_sdk.bundle import EMBEDDED_FOLDER
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def commands(photo: Path, model: Path | None) -> dict[str, list[str]]:
 def measure(lines: dict[str, list[str]], photo: Path, rounds: int, workspace: Path) -> dict[str, list[float]]:
     """Time each command line once per round, after one that fills the caches; then the cold ones."""
     home = workspace / "home"
-    environment = os.environ | {"PIAA_HOME": str(home)}
+    environment = as_installed(home)
 
     def run(line: list[str]) -> None:
         subprocess.run(line, env=environment, check=True, capture_output=True)
