@@ -356,12 +356,9 @@ class RowFile:
                 offset += len(line)
         finally:
             reader.detach()
-        first, rest = index.columns(), self._own.columns(0 if self._latest_only else None)
-        offsets, values, people = (
-            np.concatenate([first[0], rest[0]]),
-            np.concatenate([first[1], rest[1]]),
-            np.concatenate([first[2], rest[2]]),
-        )
+        if not self._latest_only:
+            index.extend(self._own)
+        offsets, values, people = index.columns()
         chosen = np.arange(self._count)
         if self._latest_only:
             chosen = np.sort(digests.newest()[0])
@@ -389,14 +386,18 @@ class _GrowingIndex:
         self._values.append(math.nan if value is None else value)
         self._people.append(self._numbers.setdefault(row["user"], len(self._numbers)))
 
-    def columns(
-        self, count: int | None = None
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-        """Return the offsets, values and numbers of persons of the first ``count`` rows, (N,) each."""
+    def extend(self, other: _GrowingIndex) -> None:
+        """Take the rows of another one, made for the same users, behind these."""
+        self._offsets.extend(other._offsets)
+        self._values.extend(other._values)
+        self._people.extend(other._people)
+
+    def columns(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+        """Return the offsets, values and numbers of persons, (N,) each."""
         return (
-            np.array(self._offsets[:count], dtype=np.int64),
-            np.array(self._values[:count], dtype=np.float64),
-            np.array(self._people[:count], dtype=np.int64),
+            np.array(self._offsets, dtype=np.int64),
+            np.array(self._values, dtype=np.float64),
+            np.array(self._people, dtype=np.int64),
         )
 
 
