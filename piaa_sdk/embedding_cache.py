@@ -312,8 +312,8 @@ def default_path() -> Path:
 
 def summarize(path: Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> CacheSummary:
     """Tell what a cache file holds; a file that is not there is not made."""
-    files = tuple(file for file in _own_files(path) if file.is_file())
-    size = sum(file.stat().st_size for file in files)
+    sizes = _sizes(path)
+    files, size = tuple(sizes), sum(sizes.values())
     if path not in files:
         return CacheSummary(files, size, max_bytes, {})
     query = "SELECT embedding_id, count FROM spaces WHERE count > 0"
@@ -334,15 +334,26 @@ def clear(path: Path) -> int:
     try:
         if path.is_file() and cache_file.is_foreign(path):
             raise OutputError(f"{path} is no cache of embeddings; it is left alone")
-        for file in _own_files(path):
-            if file.is_file():
-                freed += file.stat().st_size
-                file.unlink()
+        for file, size in _sizes(path).items():
+            file.unlink(missing_ok=True)
+            freed += size
     except OSError as error:
         if isinstance(error, OutputError):
             raise
         raise OutputError(f"{path}: the cache cannot be removed: {error.strerror or error}") from error
     return freed
+
+
+def _sizes(path: Path) -> dict[Path, int]:
+    # SQLite removes the log beside a cache when the last connection closes, which may be right now, in
+    # another thread or program.
+    sizes = {}
+    for file in _own_files(path):
+        with suppress(FileNotFoundError):
+            found = file.stat()
+            if stat.S_ISREG(found.st_mode):
+                sizes[file] = found.st_size
+    return sizes
 
 
 def _own_files(path: Path) -> Iterator[Path]:

@@ -549,6 +549,29 @@ def test_summary_and_clearing(path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["neighbour.txt"]
 
 
+def test_a_file_that_is_removed_meanwhile_hides_nothing(path: Path) -> None:
+    """SQLite removes its log when the last connection closes, whenever that is; any may go so."""
+    with EmbeddingCache(path, MODEL, DIM) as cache:
+        cache.store([entry(1)])
+    beside, is_over = path.with_name(f"{path.name}.corrupt"), threading.Event()
+
+    def come_and_go() -> None:
+        while not is_over.is_set():
+            beside.touch()
+            beside.unlink(missing_ok=True)
+
+    other = threading.Thread(target=come_and_go)
+    other.start()
+    try:
+        for _ in range(300):
+            assert path in summarize(path).files
+        clear(path)
+    finally:
+        is_over.set()
+        other.join()
+    assert not path.exists()
+
+
 def test_summary_of_garbage_says_so_and_clearing_removes_it(path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(b"garbage" * 1000)
