@@ -14,7 +14,7 @@ from training.evaluation_record import METHODS
 from training.intervals import Figure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from training.comparison import Comparison
     from training.evaluation_record import Evaluation, ShotsResult
@@ -90,14 +90,25 @@ def one_method(evaluation: Evaluation) -> str:
     return "\n".join([*lines, "", *legend, *filter(None, map(_remark, evaluation.results))])
 
 
-def methods_table(evaluations: Sequence[Evaluation], comparison: Comparison | None = None) -> Table:
+def methods_table(
+    evaluations: Sequence[Evaluation],
+    comparison: Comparison | None = None,
+    printed: Callable[[str, int], str | None] | None = None,
+) -> Table:
     """Make Table I, method by M, and beside it what the paper leaves out.
 
     That is: the prior on the same query sets, own minus shuffled, the paired difference to the baseline if a
     comparison is given, and seconds where they are known.
+
+    Args:
+        evaluations: One per method.
+        comparison: Of them.
+        printed: Tells what the paper prints for a method and M; in columns of their own, which say so.
     """
     shots = _common_shots(evaluations)
     columns = [Column("method"), *(Column(f"M = {count}", Kind.SURE_LEVEL) for count in shots)]
+    told = [count for count in shots if printed and any(printed(one.method, count) for one in evaluations)]
+    columns += [Column(f"printed for FLICKR-AES, M = {count}") for count in told]
     columns += [Column(f"prior, query of M = {count}", Kind.LEVEL) for count in shots]
     columns += [Column(f"own - shuffled, M = {count}", Kind.DIFFERENCE) for count in shots]
     if comparison is not None:
@@ -107,7 +118,9 @@ def methods_table(evaluations: Sequence[Evaluation], comparison: Comparison | No
     for evaluation in evaluations:
         results = [evaluation.result(count) for count in shots]
         row: list[Any] = [evaluation.method]
-        for name in ("personal", "prior", "personal-shuffled"):
+        row += [result.figures["personal"] for result in results]
+        row += [printed(evaluation.method, count) for count in told] if printed else []
+        for name in ("prior", "personal-shuffled"):
             row += [result.figures[name] for result in results]
         if comparison is not None:
             differences = comparison.differences.get(evaluation.method, {})
