@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ from piaa_sdk.metrics import srocc
 from piaa_sdk.rating_scale import RatingScale
 from training.baselines.features import INPUTS, PictureFeatures
 from training.baselines.pam import ContentClasses, FittedPam, PamConfig, PamPersonalizer, Regression
-from training.config import CONFIG_FOLDER, build
+from training.config import CONFIG_FOLDER, build, read_toml
 from training.data.ratings import RatingTable
 from training.evaluation import evaluate
 from training.personalizers import Support
@@ -237,7 +236,7 @@ def test_fewer_pictures_than_classes_are_refused() -> None:
 )
 def test_the_shipped_configurations_are_the_rows_of_the_table(name: str, inputs: str, title: str) -> None:
     """Titles are those of Table I; at most twelve combinations are tried."""
-    found = tomllib.loads((CONFIG_FOLDER / "baselines" / f"{name}.toml").read_text())
+    found = read_toml(CONFIG_FOLDER / "baselines" / f"{name}.toml")
     config = build(PamConfig, found["pam"], "pam")
     assert (config.inputs, found["title"]) == (inputs, title)
     assert 1 <= len(config.candidates()) <= 12
