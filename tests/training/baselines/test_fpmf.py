@@ -11,6 +11,7 @@ from piaa_sdk.errors import ModelFormatError, SupportSetError
 from training.baselines.components import ContentComponents
 from training.baselines.features import PictureFeatures
 from training.baselines.fpmf import Factors, FpmfConfig, InputFeatures, Moments
+from training.config import CONFIG_FOLDER, build, read_toml
 from training.evaluation import evaluate
 from training.personalizers import Support
 
@@ -215,6 +216,21 @@ def test_candidates_are_every_combination() -> None:
     config = FpmfConfig("both", dimensions=(2, 5), item_strengths=(0.3, 1.0), strengths=(1.0,))
     found = [tuple(candidate.values()) for candidate in config.candidates()]
     assert found == [(2, 0.3, 1.0), (2, 1.0, 1.0), (5, 0.3, 1.0), (5, 1.0, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "title"),
+    [
+        ("attribute", "FPMF (only attribute)"),
+        ("content", "FPMF (only content)"),
+        ("both", "FPMF (content and attribute)"),
+    ],
+)
+def test_shipped_configurations_are_the_rows_of_the_paper(inputs: str, title: str) -> None:
+    data = read_toml(CONFIG_FOLDER / "baselines" / f"fpmf_{inputs}.toml")
+    config = build(FpmfConfig, data["fpmf"], inputs)
+    assert (config.inputs, data["title"]) == (inputs, title)
+    assert 1 < len(config.candidates()) <= 12
 
 
 @pytest.mark.parametrize(
