@@ -17,7 +17,8 @@ regression on the frozen item side is what the model itself says. Our choices:
   vectors of each user's own ridge regression, so that nothing is drawn.
 - The penalties on p_u and on W are one number: only their product matters, as p and W can trade a factor.
   That of b_u is one imagined rating. That of a comes from leave-one-out regression of the mean
-  ratings on x, for what x leaves unexplained in a picture is common to all its ratings.
+  ratings on x, for what x leaves unexplained in a picture is common to all its ratings; with both sources,
+  attributes have a penalty of their own, 1 to 1000 times that of content.
 - A new user has the mean and the covariance of the training users' (b_u, p_u) as a Gaussian prior and the
   training users' residual variance as noise, so that the ridge is a Bayesian linear regression. The
   prior's weight is multiplied by a strength that is chosen on validation users. M = 0 is the prior's mean.
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 
 _OFFSET_STRENGTH = 1.0
 _BIAS_STRENGTHS = np.logspace(-3, 4, 29)
+_ATTRIBUTE_RATIOS = (1.0, 10.0, 100.0, 1000.0)
 _SMALLEST_NOISE = 1e-6
 
 
@@ -71,7 +73,7 @@ class FpmfConfig:
 
     inputs: str
     dimensions: tuple[int, ...] = (5, 10)
-    item_strengths: tuple[float, ...] = (1.0,)
+    item_strengths: tuple[float, ...] = (2.0,)
     strengths: tuple[float, ...] = (1.0, 2.0)
     components: int = 64
     sweeps: int = 15
@@ -122,9 +124,9 @@ class FpmfConfig:
         inputs = InputFeatures.fit(features, self.inputs, self.components)
         described = inputs.describe(features)
         moments = Moments.collect(table, scale, described)
-        item_bias, bias_strength = _regress_means(table, scale, described)
+        item_bias, bias_penalty = _regress_means(table, scale, described, inputs.attribute_columns)
         factors = Factors.start(
-            moments, item_bias, chosen["dimensions"], chosen["item_strength"], bias_strength
+            moments, item_bias, chosen["dimensions"], chosen["item_strength"], bias_penalty
         )
         for _ in range(self.sweeps):
             factors = factors.sweep(moments)
@@ -132,12 +134,22 @@ class FpmfConfig:
 
 
 def _regress_means(
-    table: RatingTable, scale: RatingScale, described: Float64Array
-) -> tuple[Float64Array, float]:
-    """Return weights (F,) of the mean ratings, and their penalty in the sum over all ratings."""
-    found = RidgeCV(alphas=_BIAS_STRENGTHS).fit(described, scale.to_unit(table.mean_ratings()))
-    each = len(table) / len(table.images)
-    return np.asarray(found.coef_, dtype=np.float64), float(found.alpha_) * each
+    table: RatingTable, scale: RatingScale, described: Float64Array, attributes: int
+) -> tuple[Float64Array, Float64Array]:
+    """Return weights (F,) of the mean ratings, and their penalties (F,) in the sum over all ratings.
+
+    The first ``attributes`` of the columns (N, F) may have another penalty than the others.
+    """
+    means, each = scale.to_unit(table.mean_ratings()), len(table) / len(table.images)
+    is_both = 0 < attributes < described.shape[1]
+    tried = []
+    for ratio in _ATTRIBUTE_RATIOS if is_both else (1.0,):
+        ratios = np.ones(described.shape[1])
+        ratios[:attributes] = ratio
+        found = RidgeCV(alphas=_BIAS_STRENGTHS).fit(described / np.sqrt(ratios), means)
+        tried.append((float(found.best_score_), found.coef_ / np.sqrt(ratios), found.alpha_ * each * ratios))
+    _, weights, penalties = max(tried, key=lambda one: one[0])
+    return np.asarray(weights, dtype=np.float64), np.asarray(penalties, dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -159,6 +171,11 @@ class InputFeatures:
             None if inputs == "content" else Standardizer.fit(features.attributes),
             None if inputs == "attribute" else ContentComponents.fit(features.content, components),
         )
+
+    @property
+    def attribute_columns(self) -> int:
+        """How many of the numbers of x are attributes; they come first."""
+        return 0 if self.attributes is None else len(self.attributes.mean)
 
     def describe(self, features: PictureFeatures) -> Float64Array:
         """Return x of pictures, (N, F); mean 0 and a total variance of 1 over the training pictures.
@@ -225,7 +242,7 @@ class Factors:
         item_bias: (F,) a.
         item_map: (d, F) W.
         strength: Penalty on p_u and on W.
-        bias_strength: Penalty on a.
+        bias_penalty: (F,) on a.
     """
 
     users: Float64Array
@@ -233,11 +250,16 @@ class Factors:
     item_bias: Float64Array
     item_map: Float64Array
     strength: float
-    bias_strength: float
+    bias_penalty: Float64Array
 
     @classmethod
     def start(
-        cls, moments: Moments, item_bias: Float64Array, dimensions: int, strength: float, bias_strength: float
+        cls,
+        moments: Moments,
+        item_bias: Float64Array,
+        dimensions: int,
+        strength: float,
+        bias_penalty: Float64Array,
     ) -> Self:
         """Begin with the main directions of the users' own ridge regressions.
 
@@ -246,7 +268,7 @@ class Factors:
             item_bias: (F,).
             dimensions: d; no more than there are users or features.
             strength: Penalty on users' vectors and on W.
-            bias_strength: Penalty on the bias of pictures.
+            bias_penalty: (F,) on the bias of pictures.
         """
         residual = moments.products - moments.grams[:, :, 1:] @ item_bias
         penalty = np.diag(np.r_[_OFFSET_STRENGTH, np.full(len(item_bias), strength)])
@@ -254,7 +276,7 @@ class Factors:
         _, sizes, directions = np.linalg.svd(own - own.mean(axis=0), full_matrices=False)
         item_map = np.sqrt(sizes[:dimensions, None]) * directions[:dimensions]
         count = 1 + len(item_map)
-        return cls(np.zeros((len(own), count)), np.zeros(count), item_bias, item_map, strength, bias_strength)
+        return cls(np.zeros((len(own), count)), np.zeros(count), item_bias, item_map, strength, bias_penalty)
 
     def sweep(self, moments: Moments) -> Self:
         """Go once through all steps; :meth:`objective` never rises."""
@@ -266,7 +288,7 @@ class Factors:
         weights = self.users[:, 1:] @ self.item_map + self.item_bias
         error = moments.squared_error(np.column_stack([self.users[:, 0], weights]))
         deviations = ((self.users - self.user_mean) ** 2).sum(axis=0) @ self._user_penalty()
-        items = self.strength * np.sum(self.item_map**2) + self.bias_strength * np.sum(self.item_bias**2)
+        items = self.strength * np.sum(self.item_map**2) + float(self.bias_penalty @ self.item_bias**2)
         return float(error + deviations + items)
 
     def normal_equations(self, moments: Moments) -> tuple[Float64Array, Float64Array]:
@@ -284,7 +306,7 @@ class Factors:
         found = np.linalg.solve(matrices + np.diag(penalty), right[:, :, None])
         users = np.asarray(found[:, :, 0], dtype=np.float64)
         return type(self)(
-            users, users.mean(axis=0), self.item_bias, self.item_map, self.strength, self.bias_strength
+            users, users.mean(axis=0), self.item_bias, self.item_map, self.strength, self.bias_penalty
         )
 
     def with_items(self, moments: Moments) -> Self:
@@ -296,11 +318,11 @@ class Factors:
         grams = np.ascontiguousarray(moments.grams[:, 1:, 1:]).reshape(len(roles), -1)
         blocks = (outer.T @ grams).reshape(count, count, size, size)
         matrix = blocks.transpose(0, 2, 1, 3).reshape(unknowns, unknowns)
-        penalty = np.repeat(np.r_[self.bias_strength, np.full(count - 1, self.strength)], size)
+        penalty = np.concatenate([self.bias_penalty, np.full(unknowns - size, self.strength)])
         matrix[np.diag_indices_from(matrix)] += penalty
         residual = moments.products[:, 1:] - moments.grams[:, 1:, 0] * self.users[:, :1]
         found = cho_solve(cho_factor(matrix), (roles.T @ residual).ravel()).reshape(count, size)
-        return type(self)(self.users, self.user_mean, found[0], found[1:], self.strength, self.bias_strength)
+        return type(self)(self.users, self.user_mean, found[0], found[1:], self.strength, self.bias_penalty)
 
     def noise(self, moments: Moments) -> float:
         """Return the variance of a rating about its user's score; a user's own numbers are counted off."""

@@ -9,6 +9,8 @@ Ranker, distribution and fusion are not visible to us. Our choices:
   stand for it, and both modules learn from all of them at once.
 - PPR: :mod:`training.baselines.preference_ranking`, linear in principal components of the standardized
   embedding (a total variance of 1) and in the generic score that all compared systems share (variance 1).
+  The loss is the sum over the pairs, so that ten times the ratings weigh a hundred times as much against
+  the penalty: of the two rotations that settings were looked at on, both ask for that.
 - Pool of unrated pictures: the pictures of the training users. The user has rated none of them, and with the
   pictures that are judged in it, the score of a picture would depend on which others are asked for.
 - PAD: :mod:`training.baselines.aesthetic_distribution`, of the attributes (a total variance of 1), the
@@ -87,9 +89,9 @@ class UsarConfig:
     """
 
     form: str
-    ranking_strengths: tuple[float, ...] = (1.0,)
+    ranking_strengths: tuple[float, ...] = (30.0,)
     neighbors: tuple[int, ...] = (0, 3)
-    distribution_strengths: tuple[float, ...] = (1.0,)
+    distribution_strengths: tuple[float, ...] = (10.0,)
     components: int = 64
     levels: int = 5
 

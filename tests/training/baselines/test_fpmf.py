@@ -58,7 +58,9 @@ def start(dimensions: int = 3, *, density: float = 0.5) -> tuple[Moments, Factor
     people = make_people(12, 40, seed=4, density=density)
     described = InputFeatures.fit(people.features, "both", 10).describe(people.features)
     moments = Moments.collect(people.table, UNIT, described)
-    return moments, Factors.start(moments, np.zeros(described.shape[1]), dimensions, 0.2, 0.7)
+    return moments, Factors.start(
+        moments, np.zeros(described.shape[1]), dimensions, 0.2, np.full(described.shape[1], 0.7)
+    )
 
 
 def test_the_objective_falls_every_sweep() -> None:
@@ -142,7 +144,7 @@ def test_the_prior_is_the_mean_training_user() -> None:
     inputs = InputFeatures.fit(people.features, "content", 6)
     described = inputs.describe(people.features)
     moments = Moments.collect(people.table, UNIT, described)
-    factors = Factors.start(moments, np.zeros(6), 2, 0.2, 0.7).sweep(moments).with_users(moments)
+    factors = Factors.start(moments, np.zeros(6), 2, 0.2, np.full(6, 0.7)).sweep(moments).with_users(moments)
     each = (
         moments.mean
         + factors.users[:, :1]
@@ -163,6 +165,22 @@ def test_both_sources_count_alike() -> None:
     variances = described.var(axis=0)
     assert described.mean(axis=0) == pytest.approx(0, abs=1e-9)
     assert (variances[:4].sum(), variances[4:].sum()) == pytest.approx((0.5, 0.5), rel=0.03)
+
+
+def test_useless_attributes_do_not_spoil_the_prior_of_content() -> None:
+    """With a penalty of their own, 25 numbers that say nothing are all but left out of the bias."""
+    rng = np.random.default_rng(10)
+    seen, unseen = make_people(10, 60, seed=1, taste=0.02), make_people(6, 200, seed=2, taste=0.02)
+    errors = []
+    for inputs in ("content", "both"):
+        noisy = [
+            replace(people.features, attributes=rng.normal(size=(len(people.features.content), 25)))
+            for people in (seen, unseen)
+        ]
+        fitted = FpmfConfig(inputs).fit(seen.table, UNIT, noisy[0], CHOSEN, seed=0)
+        scores = fitted.personalizer("FPMF", noisy[1]).generic(np.arange(200))
+        errors.append(1 - np.corrcoef(scores, unseen.table.mean_ratings())[0, 1])
+    assert errors[1] < errors[0] + 0.01
 
 
 def test_components_are_the_main_directions() -> None:

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from .made_people import People
 
 CHOSEN: dict[str, dict[str, Any]] = {
-    "ppr": {"ranking_strength": 0.1, "neighbors": 2},
+    "ppr": {"ranking_strength": 1.0, "neighbors": 2},
     "pad": {"distribution_strength": 0.1},
-    "both": {"ranking_strength": 0.1, "neighbors": 2, "distribution_strength": 0.1},
+    "both": {"ranking_strength": 1.0, "neighbors": 2, "distribution_strength": 0.1},
 }
 SOURCES = {"ppr": "content", "pad": "attribute", "both": "content"}
 
@@ -135,14 +135,14 @@ def test_neighbors_inherit_the_rating_with_their_weight() -> None:
     assert pairs.others.ravel().tolist() == [0.0, 1.0, 0.1, 0.9]
     assert pairs.signs.tolist() == [[0, -1, 0, -1], [1, 0, 1, 0]]
     raw = 0.6 * np.array([[0, 0.5, 0, 0.25], [0.5, 0, 0.5, 0]])
-    assert pairs.weights == pytest.approx(raw * 2 / raw.sum())
+    assert pairs.weights == pytest.approx(raw / raw.sum())
 
 
 def test_inherited_ratings_are_learned_from() -> None:
     """The rated pictures say nothing of the second feature; only their neighbours do."""
     rated, ratings = np.array([[0.0, 0.0], [1.0, 0.0]]), np.array([0.2, 0.8])
     near = np.array([[[0.0, -1.0]], [[1.0, 1.0]]])
-    with_neighbors = learn_ranking(Pairs.collect(rated, ratings, near, np.ones((2, 1))), np.zeros(2), 0.1)
+    with_neighbors = learn_ranking(Pairs.collect(rated, ratings, near, np.ones((2, 1))), np.zeros(2), 0.05)
     without = learn_ranking(Pairs.collect(rated, ratings, near[:, :0], np.ones((2, 0))), np.zeros(2), 0.1)
     assert with_neighbors[1] > 0.1
     assert without[1] == 0
