@@ -34,28 +34,33 @@ if TYPE_CHECKING:
 CLOSED_FORM = "closed form"
 
 
+TrainOn = Annotated[
+    Path | None, typer.Option(help="Data set that PAM is fitted to; without it PAM is left out.")
+]
+PamSettings = Annotated[str, typer.Option(help="Configuration of PAM: a TOML file, or a shipped one's name.")]
+Bundle = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the bundle whose closed-form adaptation is judged; left out without it."),
+]
+Shots = Annotated[
+    list[int], typer.Option("--shots", min=1, help="Ratings after which to judge; may be repeated.")
+]
+AllowSeen = Annotated[
+    bool, typer.Option("--allow-seen", help="Even if a method was trained on these people or pictures.")
+]
+
+
 def active(
     ratings: options.Folder,
     format: options.Format = "table",
     groups: options.Groups = None,
-    train_on: Annotated[
-        Path | None, typer.Option(help="Data set that PAM is fitted to; without it PAM is left out.")
-    ] = None,
+    train_on: TrainOn = None,
     train_format: Annotated[str, typer.Option(help="Its layout.")] = "table",
     train_groups: options.TrainGroups = None,
-    config: Annotated[
-        str, typer.Option(help="Configuration of PAM: a TOML file or the name of a shipped one.")
-    ] = "pam_content",
+    config: PamSettings = "pam_content",
     overrides: options.Overrides = None,
-    bundle: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of the bundle whose closed-form adaptation is judged; left out without it."
-        ),
-    ] = None,
-    shots: Annotated[
-        list[int], typer.Option("--shots", min=1, help="Ratings after which to judge; may be repeated.")
-    ] = [10, 20, 50],  # noqa: B006
+    bundle: Bundle = None,
+    shots: Shots = [10, 20, 50],  # noqa: B006
     start: Annotated[int, typer.Option(min=1, help="Random ratings before the first choice.")] = START,
     repeats: Annotated[int, typer.Option(min=1, help="Random query sets and starts per person.")] = 3,
     users: options.Users = None,
@@ -66,9 +71,7 @@ def active(
     untrained: options.Untrained = False,
     cache: options.Cache = options.DEFAULT_CACHE,
     threads: options.Threads = 2,
-    allow_seen: Annotated[
-        bool, typer.Option("--allow-seen", help="Even if a method was trained on these people or pictures.")
-    ] = False,
+    allow_seen: AllowSeen = False,
 ) -> None:
     """Compare criteria for what to rate next with random choice: PAM's, and the closed form's variance."""
     if train_on is None and bundle is None:
@@ -171,7 +174,12 @@ def _pam_contest(
     title = str(settings.get("title", "PAM"))
     method = fitted.personalizer(title, reading.features(table, network))
     criterion = ResidualCriterion(method.descriptors, method.scores, fitted.regression.scale)
-    facts = {"chosen": dict(choice.chosen), "settings": asdict(pam), "backbone": network.backbone}
+    facts = {
+        "chosen": dict(choice.chosen),
+        "settings": asdict(pam),
+        "validation_srocc": choice.srocc,
+        "backbone": network.backbone,
+    }
     return Contest(method, (criterion,)), facts
 
 
