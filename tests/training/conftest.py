@@ -58,6 +58,14 @@ def aadb_folder(tmp_path_factory: pytest.TempPathFactory, miniatures: ModuleType
 
 
 @pytest.fixture(scope="session")
+def aadb_labels_folder(tmp_path_factory: pytest.TempPathFactory, miniatures: ModuleType) -> Path:
+    """Return a small AADB with attribute labels; not to be changed."""
+    folder = tmp_path_factory.mktemp("aadb-labels") / "data"
+    miniatures.write_aadb_attributes(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def real_cur_folder(tmp_path_factory: pytest.TempPathFactory, miniatures: ModuleType) -> Path:
     """Return a small REAL-CUR; not to be changed."""
     folder = tmp_path_factory.mktemp("real-cur") / "data"

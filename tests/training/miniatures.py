@@ -40,6 +40,10 @@ AADB_LEADING_COLUMNS = (
     *("SubmitTime", "AutoApprovalTime", "ApprovalTime", "RejectionTime", "RequesterFeedback"),
     *("WorkTimeInSeconds", "LifetimeApprovalRate", "Last30DaysApprovalRate", "Last7DaysApprovalRate"),
 )
+AADB_LABELS = (
+    *("BalacingElements", "ColorHarmony", "Content", "DoF", "Light", "MotionBlur", "Object", "Repetition"),
+    *("RuleOfThirds", "Symmetry", "VividColor"),
+)
 AADB_NUMBERS = (1, 10, 2, 3, 4, 5, 6, 7, 8, 9)
 """In the order in which a batch export sorts columns."""
 
@@ -172,6 +176,40 @@ def write_aadb(folder: Path, *, training_users: int = 12, seed: int = 0) -> None
         host, server, name = address.removeprefix("https://").split("/")
         if index not in absent:
             (home / f"{host.split('.')[0]}_{server}_{name}").write_bytes(pictures.jpeg(index))
+
+
+def write_aadb_attributes(
+    folder: Path, *, counts: tuple[int, int, int] = (60, 20, 20), seed: int = 0
+) -> None:
+    """Write AADB's pictures and attribute labels: lists Train, Validation and TestNew, eleven files each.
+
+    "Light" is how bright a picture is and "ColorHarmony" how warm; "Content" is the same for all pictures and
+    the other labels are chance. The newer test pictures lie in their own folder; the first training picture
+    is absent, and the second stands in the list TestNew too.
+
+    Args:
+        folder: Is made.
+        counts: Pictures of the lists.
+        seed: Of everything.
+    """
+    rng = np.random.default_rng(seed)
+    pictures, names = Pictures.draw(sum(counts), rng), _flickr_names(sum(counts), rng)
+    labels = {name: rng.uniform(-1, 1, sum(counts)) for name in AADB_LABELS}
+    labels["Light"], labels["ColorHarmony"] = np.tanh(pictures.looks / 1.5).T
+    labels["Content"] = np.full(sum(counts), 0.25)
+    bounds = np.cumsum([0, *counts])
+    homes = ("datasetImages_originalSize", "datasetImages_originalSize", "AADB_newtest_originalSize")
+    lists = ("Train", "Validation", "TestNew")
+    for name, home, start, end in zip(lists, homes, bounds[:-1], bounds[1:], strict=True):
+        (folder / home).mkdir(parents=True, exist_ok=True)
+        indices = list(range(start, end))
+        for index in indices:
+            if index != 0:
+                (folder / home / names[index]).write_bytes(pictures.jpeg(index))
+        listed = [*indices, 1] if name == "TestNew" else indices
+        for attribute, values in labels.items():
+            text = "".join(f"{names[index]} {values[index]:.4f}\n" for index in listed)
+            _write(folder / "imgListFiles_label" / f"imgList{name}Regression_{attribute}.txt", text)
 
 
 def _aadb_row(

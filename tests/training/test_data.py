@@ -230,7 +230,7 @@ def test_unreadable_pictures_are_named(folder: Path, network: StatisticsNetwork)
 
 
 def test_a_cache_that_cannot_be_written_is_our_error(folder: Path, network: StatisticsNetwork) -> None:
-    with pytest.raises(OutputError, match="statistics cannot be kept"):
+    with pytest.raises(OutputError, match="rows cannot be kept"):
         collect_statistics(
             read_rating_table(folder).paths(), network, PREPROCESSING, cache=folder / "ratings.csv"
         )

@@ -9,18 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 import torch
 
-from piaa_sdk.errors import OutputError, PiaaWarning
-from piaa_sdk.files import write_atomically
 from piaa_sdk.images import load_image
+from training.data.kept_rows import keep_rows
 from training.data.ratings import digest_of_file
 
 if TYPE_CHECKING:
@@ -52,8 +48,6 @@ class PictureReader(Protocol):
 
 STATISTICS_RULE = 1
 """Raised whenever the same pixels and weights become other statistics."""
-
-_SHARD_PICTURES = 1024
 
 
 def collect_statistics(
@@ -114,22 +108,13 @@ def keep_statistics(
     Returns:
         (N, F) float32.
     """
-    known = {} if folder is None else _read_shards(folder, network.statistic_count)
-    todo = list({key: position for position, key in enumerate(keys) if key not in known}.items())
-    fresh: dict[str, FloatArray] = {}
-    for start in range(0, len(todo), batch_size):
-        batch = dict(todo[start : start + batch_size])
-        pixels = np.stack([load(position) for position in batch.values()])
-        fresh |= zip(batch, measure_statistics(network, pixels), strict=True)
-        if folder is not None and (len(fresh) >= _SHARD_PICTURES or start + batch_size >= len(todo)):
-            _write_shard(folder, fresh)
-            known |= fresh
-            fresh = {}
-        if progress is not None:
-            progress(start + len(batch), len(todo))
-    known |= fresh
-    empty = np.empty((0, network.statistic_count), dtype=np.float32)
-    return np.stack([known[key] for key in keys]) if keys else empty
+
+    def measure(positions: Sequence[int]) -> FloatArray:
+        return measure_statistics(network, np.stack([load(position) for position in positions]))
+
+    return keep_rows(
+        keys, measure, network.statistic_count, folder=folder, batch_size=batch_size, progress=progress
+    )
 
 
 def measure_statistics(network: PictureReader, pixels: PixelArray) -> FloatArray:
@@ -156,32 +141,3 @@ def settings_digest(network: PictureReader, preprocessing: Preprocessing) -> str
         digest.update(name.encode())
         digest.update(tensor.cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def _read_shards(folder: Path, statistic_count: int) -> dict[str, FloatArray]:
-    known: dict[str, FloatArray] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            shard = safetensors.numpy.load_file(path)
-            statistics, digests = shard["statistics"], shard["digests"]
-            if statistics.shape != (len(digests), statistic_count) or digests.shape != (len(digests), 32):
-                raise ValueError(f"shapes {statistics.shape} and {digests.shape}")
-        except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
-            warnings.warn(
-                f"{path} is damaged ({error}); its pictures are measured again", PiaaWarning, stacklevel=4
-            )
-            continue
-        known |= zip((bytes(digest).hex() for digest in digests), statistics, strict=True)
-    return known
-
-
-def _write_shard(folder: Path, statistics: dict[str, FloatArray]) -> None:
-    digests = np.array([list(bytes.fromhex(digest)) for digest in statistics], dtype=np.uint8)
-    data = safetensors.numpy.save({"digests": digests, "statistics": np.stack(list(statistics.values()))})
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # Named by content: two runs that measure the same pictures at once write the same file.
-        name = hashlib.sha256(digests.tobytes()).hexdigest()[:16]
-        write_atomically(folder / f"{name}.safetensors", data)
-    except OSError as error:
-        raise OutputError(f"{folder}: statistics cannot be kept: {error.strerror or error}") from error

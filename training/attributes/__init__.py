@@ -1,0 +1,1 @@
+"""Aesthetic attributes of pictures: measured by formulas, or predicted by what people's labels teach."""
