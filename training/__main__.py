@@ -17,7 +17,14 @@ from piaa_sdk.fine_tuned import FineTuneOptions
 from piaa_sdk.head import Prior
 from piaa_sdk.rating_scale import RatingScale
 from piaa_sdk.scorer import Scorer
-from training import active_commands, attribute_commands, evaluation, kernel_prior, meta_commands
+from training import (
+    active_commands,
+    attribute_commands,
+    evaluation,
+    figure_commands,
+    kernel_prior,
+    meta_commands,
+)
 from training import cli_options as options
 from training.checkpoints import save_checkpoint
 from training.data.ratings import read_rating_table
@@ -131,6 +138,7 @@ def _which(bundle: ModelBundle, allow_seen: bool) -> dict[str, Any]:
 
 
 meta_commands.register(app)
+figure_commands.register(app)
 active_commands.register(app)
 attribute_commands.register(app)
 

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from training.data.splits import Split
     from training.experiment import Workshop
+    from training.judging import Judging
     from training.loop import Reporter
     from training.meta_config import MetaConfig
-    from training.published import Judging
     from training.tables import Table
 
 

@@ -12,8 +12,11 @@ import typer
 from piaa_sdk.errors import ModelFormatError, ModelNotFoundError, RatingError
 from piaa_sdk.rating_scale import RatingScale
 from training import cli_options as options
+from training.attributes.source import AttributeSource
+from training.baselines.judging import Sources
 from training.comparison import compare as compare_methods
 from training.data.datasets import TABLE, read_dataset
+from training.data.personality import read_personality
 from training.data.splits import split as split_dataset
 from training.data.splits import train_on_all
 from training.distributed import joined_ranks
@@ -21,8 +24,18 @@ from training.evaluation_record import Evaluation
 from training.experiment import Backbone, Hardware, Workshop, train
 from training.folder_writing import write_file
 from training.grid import GRID, table_of_grid
+from training.judging import Judging
 from training.meta_config import MetaConfig
-from training.published import TABLE_METHODS, Judging, judge_run, table_of_methods, validation_part
+from training.printed import Order, printed_cell
+from training.published import (
+    TABLE_METHODS,
+    compare_to_baseline,
+    judge_methods,
+    judge_run,
+    load_methods,
+    validation_part,
+)
+from training.remarks import remarks_on
 from training.runs import RUN_NAME, Run
 from training.tables import (
     LEGEND,
@@ -44,9 +57,6 @@ if TYPE_CHECKING:
     from training.tables import Table
 
 _SHAPES = ("methods", "backbones", "databases", "crossed", "curve", "grid")
-
-_LEAK = "Trained with --keep-leak: on pictures of the test users too, so these figures are too good."
-_SEEN = "Judged on people or pictures of the training too, so these figures are too good."
 
 Config = Annotated[
     str, typer.Argument(help="TOML file, or the name of a shipped configuration, for example blg_as_paper.")
@@ -252,6 +262,7 @@ def table(
     repeats: options.Repeats = 50,
     control_repeats: options.ControlRepeats = None,
     users: options.Users = None,
+    curve: options.Curve = False,
     train_on: Annotated[
         Path | None,
         typer.Option(
@@ -259,6 +270,13 @@ def table(
         ),
     ] = None,
     train_format: Annotated[str, typer.Option(help="Its layout.")] = "flickr-aes",
+    attributes: Annotated[
+        Path | None,
+        typer.Option(help="Checkpoint of the attribute predictor; without, attributes are computed by hand."),
+    ] = None,
+    personality: Annotated[
+        Path | None, typer.Option(help="CSV file image,O,C,E,A,N for PA_IAA; without, its row is marked.")
+    ] = None,
     weights: options.Weights = None,
     untrained: options.Untrained = False,
     cache: options.Cache = options.DEFAULT_CACHE,
@@ -267,32 +285,50 @@ def table(
     channels_last: options.ChannelsLast = False,
     threads: options.Threads = 2,
 ) -> None:
-    """Make Table I of a data set: meta-train every method and judge all on the same people and splits.
+    """Make Table I of a data set: train every method and judge all on the same people and splits.
 
     What is done already is not done again: a run that was interrupted goes on.
     """
     torch.set_num_threads(threads)
+    configs = load_methods(methods or TABLE_METHODS, overrides or ())
+    sources = Sources(
+        AttributeSource() if attributes is None else AttributeSource.load(attributes),
+        None if personality is None else read_personality(personality),
+    )
     if train_on is None:
         trained = tested = _split(ratings, format, scale, seed, train_groups, test_groups, keep_leak)
     else:
         trained = _split_to_train(train_on, train_format, scale, seed, train_groups, keep_leak)
         tested = _split_to_test(ratings, format, scale, seed, test_groups)
     _say_who_is_dropped(trained, f"train on:\n{trained}\n\ntest on:\n{tested}")
-    workshop = _workshop(mode, cache, weights, untrained, device, bf16, channels_last)
-    configs = [load_config(name, overrides) for name in methods or TABLE_METHODS]
-    made, judged = table_of_methods(
+    judged = judge_methods(
         configs,
         trained,
         tested,
         output,
-        workshop,
-        how=Judging(shots, repeats, control_repeats, users, seed=seed),
+        _workshop(mode, cache, weights, untrained, device, bf16, channels_last),
+        sources,
+        how=Judging(shots, repeats, control_repeats, users, curve, seed),
         report=options.show_training,
         progress=options.show_progress,
     )
-    write_file(output / "table.csv", made.to_csv())
-    write_file(output / "table.md", _text(made, judged) + "\n")
-    _print(made, judged)
+    _write_table(output, judged, is_curve=curve)
+
+
+def _write_table(folder: Path, judged: Sequence[Evaluation], *, is_curve: bool) -> None:
+    """Write and print Table I with the printed order, or a learning curve."""
+    if is_curve:
+        made, name, orders = curve_table(judged), "curve", []
+    else:
+        made, name = methods_table(judged, compare_to_baseline(judged), printed_cell), "table"
+        orders = [Order.of(judged, shots) for shots in judged[0].conditions.shots]
+        orders = [order for order in orders if order.pairs]
+    text = "\n".join([_text(made, judged), *(f"\n{order}" for order in orders)])
+    write_file(folder / f"{name}.csv", made.to_csv())
+    write_file(folder / f"{name}.md", text + "\n")
+    for order in orders:
+        write_file(folder / f"order-{order.shots}.csv", order.table().to_csv())
+    typer.echo(text)
 
 
 def grid(
@@ -466,9 +502,5 @@ def _print(found: Table, judged: Sequence[Evaluation] = ()) -> None:
 
 
 def _text(found: Table, judged: Sequence[Evaluation] = ()) -> str:
-    """Return a table with its legend, and what makes the figures in it too good."""
-    facts = [evaluation.facts for evaluation in judged]
-    remarks = [_LEAK] if any(fact.get("leak_kept") for fact in facts) else []
-    if any(fact.get("seen_people") or fact.get("seen_pictures") for fact in facts):
-        remarks.append(_SEEN)
-    return "\n".join([found.to_markdown(), "", *LEGEND, *remarks])
+    """Return a table with its legend, and what has to be known of the methods in it."""
+    return "\n".join([found.to_markdown(), "", *LEGEND, *remarks_on(judged)])

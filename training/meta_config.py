@@ -18,7 +18,7 @@ from training.network import NetworkConfig
 from training.tasks import TaskConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from piaa_sdk.finetune.network import AestheticNetwork
@@ -149,15 +149,20 @@ class MetaConfig:
                 return ClosedForm(network, fine_tuning, settings)
 
 
-def shipped_config(name: str) -> Path:
-    """Return the file of a shipped configuration.
+def shipped_config(name: str, *, besides: Sequence[str] = ()) -> Path:
+    """Return the file of a shipped configuration of a learner.
+
+    Args:
+        name: Without ``.toml``.
+        besides: What else the caller knows by name, for the message.
 
     Raises:
         ModelFormatError: There is none of that name.
     """
     there = shipped_names()
     if name not in there:
-        raise ModelFormatError(f"there is no configuration {name!r}; there are {', '.join(there)}")
+        known = ", ".join([*there, *besides])
+        raise ModelFormatError(f"there is no configuration {name!r}; there are {known}")
     return CONFIG_FOLDER / "learners" / f"{name}.toml"
 
 

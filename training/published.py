@@ -2,81 +2,61 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from piaa_sdk.errors import ModelFormatError, RatingError
+from training import meta_config
+from training.baselines import config as baseline_config
+from training.baselines.config import BaselineConfig
+from training.baselines.judging import judge_system
 from training.comparison import compare
+from training.config import read_toml
 from training.data.splits import image_name_digest
 from training.data.splits import split as split_dataset
-from training.evaluation import count_seen, evaluate, refuse_seen
-from training.evaluation_record import Conditions, Evaluation, to_plain, to_text
+from training.evaluation import count_seen, refuse_seen
 from training.experiment import load_personalizer, train
-from training.folder_writing import write_file
-from training.tables import methods_table
+from training.judging import judge_once
+from training.meta_config import MetaConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     from piaa_sdk.rating_scale import RatingScale
+    from training.baselines.judging import Sources
+    from training.comparison import Comparison
     from training.data.dataset import Dataset
     from training.data.ratings import RatingTable
     from training.data.splits import Split
+    from training.evaluation_record import Evaluation
     from training.experiment import Workshop
+    from training.judging import Judging
     from training.loop import Reporter
-    from training.meta_config import MetaConfig
-    from training.personalizers import Personalizer
     from training.runs import Run
-    from training.tables import Table
 
 TABLE_METHODS = (
-    "ba",
-    "reptile",
+    "fpmf_attribute",
+    "fpmf_content",
+    "fpmf_both",
+    "pam_attribute",
+    "pam_content",
+    "pam_both",
+    "usar_ppr",
+    "usar_pad",
+    "usar_both",
+    "pa_iaa",
     "maml",
-    "maml_first_order",
-    "blg_as_released_same_network",
+    "reptile",
+    "ba",
     "blg_as_paper",
+    "blg_as_released_same_network",
     "closed_form",
 )
-"""Table I's methods of one network, by their configurations."""
+"""Table I's methods in its order, by their configurations; BLG-PIAA in two ways, and the closed form."""
 
 BASELINE = "BA-PIAA"
 """What the others are compared with, by its title."""
-
-
-@dataclass(frozen=True, slots=True)
-class Judging:
-    """How runs are judged; those of one table all alike.
-
-    Attributes:
-        shots: Values of M.
-        repeats: Random supports per user and M.
-        control_repeats: Of those, how many with the shuffled-user control; None means all.
-        users: How many users, drawn; None means all.
-        curve: One query set for all M.
-        seed: Of the supports.
-    """
-
-    shots: Sequence[int]
-    repeats: int
-    control_repeats: int | None = None
-    users: int | None = None
-    curve: bool = False
-    seed: int = 0
-
-    def conditions(self, table: RatingTable, scale: RatingScale, data: str | None) -> Conditions:
-        """Return what is judged on; ``data`` is the name of the data set, the folder's by default."""
-        found = Conditions.of(
-            table,
-            scale,
-            shots=self.shots,
-            repeats=self.repeats,
-            seed=self.seed,
-            drawn_users=self.users,
-            curve=self.curve,
-        )
-        return found if data is None else replace(found, data=data)
 
 
 def judge_run(
@@ -119,53 +99,17 @@ def judge_run(
     config = run.config if rate is None else _at_rate(run.config, rate)
     told = facts_of(run, config) | _seen(run, table, allowed=allow_seen)
     told |= {"control_repeats": how.control_repeats, **(facts or {})}
-    conditions = how.conditions(table, scale, data)
-    found = None if kept is None else _load_same(kept, config.title, conditions, told)
-    if found is None:
-        personalizer = load_personalizer(run, table, scale, workshop, config=config)
-        found = replace(_evaluate(personalizer, table, scale, how, told, progress), conditions=conditions)
-        if kept is not None:
-            write_file(kept, to_text(found.to_json()))
-    return found
-
-
-def _evaluate(
-    personalizer: Personalizer,
-    table: RatingTable,
-    scale: RatingScale,
-    how: Judging,
-    facts: Mapping[str, Any],
-    progress: Callable[[int, int], None] | None,
-) -> Evaluation:
-    return evaluate(
-        personalizer,
+    return judge_once(
+        config.title,
+        lambda: (load_personalizer(run, table, scale, workshop, config=config), {}),
         table,
         scale,
-        shots=how.shots,
-        repeats=how.repeats,
-        control_repeats=how.control_repeats,
-        users=how.users,
-        curve=how.curve,
-        seed=how.seed,
-        facts=facts,
+        how,
+        told,
+        data=data,
+        kept=kept,
         progress=progress,
     )
-
-
-def _load_same(
-    path: Path, method: str, conditions: Conditions, facts: Mapping[str, Any]
-) -> Evaluation | None:
-    """Read an evaluation; None if there is none, or another one."""
-    try:
-        found = Evaluation.load(path)
-    except ModelFormatError:
-        return None
-    is_same = (found.method, found.conditions, dict(found.facts)) == (
-        method,
-        conditions,
-        to_plain(dict(facts)),
-    )
-    return found if is_same else None
 
 
 def _seen(run: Run, table: RatingTable, *, allowed: bool) -> dict[str, Any]:
@@ -260,18 +204,58 @@ def _check_apart(trained: Split, tested: Split) -> None:
         )
 
 
-def table_of_methods(
-    configs: Sequence[MetaConfig],
+def load_methods(names: Sequence[str], overrides: Sequence[str] = ()) -> list[MetaConfig | BaselineConfig]:
+    """Read the configurations of learners and of compared systems.
+
+    Args:
+        names: Files, or names of shipped configurations.
+        overrides: Settings ``section.name=value`` put on top of each configuration that has the section.
+
+    Raises:
+        ModelFormatError: There is no such configuration, one cannot be read, or no configuration has the
+            section of an override.
+    """
+    paths = [_config_file(name) for name in names]
+    sections = [set(read_toml(path)) for path in paths]
+    for override in overrides:
+        if not any(_section(override) in known for known in sections):
+            raise ModelFormatError(
+                f"{override!r} changes no method: none of {', '.join(names)} has a section "
+                f"{_section(override)!r}; the sections are {', '.join(sorted(set().union(*sections)))}"
+            )
+    found = []
+    for path, known in zip(paths, sections, strict=True):
+        fitting = [override for override in overrides if _section(override) in known]
+        is_system = not known.isdisjoint(baseline_config.SYSTEMS)
+        found.append((BaselineConfig if is_system else MetaConfig).load(path, fitting))
+    return found
+
+
+def _config_file(name: str) -> Path:
+    if name.endswith(".toml") or Path(name).is_file():
+        return Path(name)
+    if name in baseline_config.shipped_names():
+        return baseline_config.FOLDER / f"{name}.toml"
+    return meta_config.shipped_config(name, besides=baseline_config.shipped_names())
+
+
+def _section(override: str) -> str:
+    return override.partition("=")[0].partition(".")[0].strip()
+
+
+def judge_methods(
+    configs: Sequence[MetaConfig | BaselineConfig],
     trained: Split,
     tested: Split,
     folder: Path,
     workshop: Workshop,
+    sources: Sources,
     *,
     how: Judging,
     report: Callable[[MetaConfig], Reporter],
     progress: Callable[[str], Callable[[int, int], None]],
-) -> tuple[Table, list[Evaluation]]:
-    """Meta-train methods and judge all on the same users and supports: Table I.
+) -> list[Evaluation]:
+    """Train methods and judge all on the same users and supports: what Table I is made of.
 
     Args:
         configs: One per method.
@@ -279,12 +263,10 @@ def table_of_methods(
         tested: Whose test users are judged.
         folder: Keeps runs and evaluations; what is there of an earlier, interrupted call is used.
         workshop: How networks compute.
+        sources: What the compared systems are given beside.
         how: Supports, users and repeats.
-        report: Makes what is told of a training.
-        progress: Makes what is told of judging.
-
-    Returns:
-        The table, and what it is made of.
+        report: Makes what is told of a meta-training.
+        progress: Makes what is told of choosing settings and of judging.
 
     Raises:
         RatingError: Some of those to test on are among those to train on.
@@ -293,6 +275,22 @@ def table_of_methods(
     judged = []
     for config in configs:
         place = folder / _file_name(config.title)
+        kept = place.with_name(f"{place.name}{'-curve' if how.curve else ''}.json")
+        if isinstance(config, BaselineConfig):
+            judged.append(
+                judge_system(
+                    config,
+                    trained,
+                    tested,
+                    workshop,
+                    sources,
+                    how,
+                    kept=kept,
+                    report=progress(f"fits of {config.title}"),
+                    progress=progress(f"tasks of {config.title}"),
+                )
+            )
+            continue
         run = train(config, trained, place, workshop, resume=True, report=report(config))
         judged.append(
             judge_run(
@@ -303,12 +301,17 @@ def table_of_methods(
                 how,
                 allow_seen=trained.report.leak_kept,
                 data=tested.name,
-                kept=place.with_suffix(".json"),
-                progress=progress("tasks"),
+                kept=kept,
+                progress=progress(f"tasks of {config.title}"),
             )
         )
+    return judged
+
+
+def compare_to_baseline(judged: Sequence[Evaluation]) -> Comparison | None:
+    """Compare with :data:`BASELINE`; None where it is not among the methods, or alone."""
     has_baseline = len(judged) > 1 and any(evaluation.method == BASELINE for evaluation in judged)
-    return methods_table(judged, compare(judged, BASELINE) if has_baseline else None), judged
+    return compare(judged, BASELINE) if has_baseline else None
 
 
 def _file_name(title: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import nn
@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     from training.data.ratings import RatingTable
     from training.network import NetworkConfig
     from training.tasks import IntArray
+
+
+class Pictures(Protocol):
+    """A table of pictures; for example of ratings."""
+
+    def paths(self) -> list[Path]:
+        """Return where they are."""
 
 
 def packed_size(size: int) -> int:
@@ -114,7 +121,7 @@ class BackboneReadout(nn.Module):
 
 
 def embed_images(
-    table: RatingTable,
+    table: Pictures,
     config: NetworkConfig,
     *,
     weights: Path | None = None,

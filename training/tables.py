@@ -14,7 +14,7 @@ from training.evaluation_record import METHODS
 from training.intervals import Figure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from training.comparison import Comparison
     from training.evaluation_record import Evaluation, ShotsResult
@@ -90,14 +90,25 @@ def one_method(evaluation: Evaluation) -> str:
     return "\n".join([*lines, "", *legend, *filter(None, map(_remark, evaluation.results))])
 
 
-def methods_table(evaluations: Sequence[Evaluation], comparison: Comparison | None = None) -> Table:
+def methods_table(
+    evaluations: Sequence[Evaluation],
+    comparison: Comparison | None = None,
+    printed: Callable[[str, int], str | None] | None = None,
+) -> Table:
     """Make Table I, method by M, and beside it what the paper leaves out.
 
     That is: the prior on the same query sets, own minus shuffled, the paired difference to the baseline if a
     comparison is given, and seconds where they are known.
+
+    Args:
+        evaluations: One per method.
+        comparison: Of them.
+        printed: Tells what the paper prints for a method and M; in columns of their own, which say so.
     """
     shots = _common_shots(evaluations)
     columns = [Column("method"), *(Column(f"M = {count}", Kind.SURE_LEVEL) for count in shots)]
+    told = [count for count in shots if printed and any(printed(one.method, count) for one in evaluations)]
+    columns += [Column(f"printed for FLICKR-AES, M = {count}") for count in told]
     columns += [Column(f"prior, query of M = {count}", Kind.LEVEL) for count in shots]
     columns += [Column(f"own - shuffled, M = {count}", Kind.DIFFERENCE) for count in shots]
     if comparison is not None:
@@ -107,7 +118,9 @@ def methods_table(evaluations: Sequence[Evaluation], comparison: Comparison | No
     for evaluation in evaluations:
         results = [evaluation.result(count) for count in shots]
         row: list[Any] = [evaluation.method]
-        for name in ("personal", "prior", "personal-shuffled"):
+        row += [result.figures["personal"] for result in results]
+        row += [printed(evaluation.method, count) for count in told] if printed else []
+        for name in ("prior", "personal-shuffled"):
             row += [result.figures[name] for result in results]
         if comparison is not None:
             differences = comparison.differences.get(evaluation.method, {})
@@ -179,11 +192,17 @@ def grid_table(evaluations: Sequence[Evaluation], shots: int) -> Table:
     Raises:
         RatingError: Two evaluations of one combination, or facts without one of the four.
     """
+    cells = dict(sorted(grid_cells(evaluations, shots).items()))
+    return _crossed(("m_s", "m_q", "k"), cells, "S = {}")
+
+
+def grid_cells(evaluations: Sequence[Evaluation], shots: int) -> dict[tuple[Any, ...], Figure]:
+    """Return the personal SROCC by m_s, m_q, k and S; see :func:`grid_table`."""
     cells: dict[tuple[Any, ...], Figure] = {}
     for evaluation in evaluations:
         settings = tuple(_fact(evaluation, name) for name in ("m_s", "m_q", "k", "S"))
         _put(cells, settings, evaluation.result(shots).figures["personal"])
-    return _crossed(("m_s", "m_q", "k"), dict(sorted(cells.items())), "S = {}")
+    return cells
 
 
 def _two_names(title: str, names: Sequence[Any], evaluations: Sequence[Evaluation]) -> Table:

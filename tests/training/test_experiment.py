@@ -16,14 +16,17 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from training.attributes.source import AttributeSource
 
 from piaa_sdk.errors import DeviceError, ModelFormatError, ModelNotFoundError, OutputError, RatingError
+from training.baselines.judging import Sources
 from training.data.datasets import read_dataset
 from training.data.splits import split as split_dataset
 from training.experiment import Backbone, Hardware, Workshop, load_personalizer, standardize, train
+from training.judging import Judging
 from training.meta_config import MetaConfig
 from training.network import make_backbone
-from training.published import Judging, judge_run, table_of_methods
+from training.published import judge_methods, judge_run
 from training.runs import STATE_NAME, Run
 from training.sources import PictureSource, packed_size, preprocessing_of
 
@@ -423,12 +426,13 @@ def test_pictures_on_both_sides_are_refused_before_anything_is_trained(
     (folder / "ratings.csv").write_text("\n".join(lines))
     tested = split_dataset(read_dataset("table", folder), test_groups=["all"])
     with pytest.raises(RatingError, match="0 of the 1 people and 3 of the 25 pictures to test on are among"):
-        table_of_methods(
+        judge_methods(
             [_config("ba")],
             split,
             tested,
             tmp_path / "out",
             workshop,
+            Sources(AttributeSource()),
             how=Judging([10], 1),
             report=lambda config: _stop_after(1),
             progress=lambda what: lambda done, total: None,
