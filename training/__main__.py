@@ -17,6 +17,7 @@ from piaa_sdk.fine_tuned import FineTuneOptions
 from piaa_sdk.head import Prior
 from piaa_sdk.rating_scale import RatingScale
 from piaa_sdk.scorer import Scorer
+)
 from training import (
     active_commands,
     attribute_commands,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import torch
 import typer
 
@@ -16,16 +15,16 @@ from piaa_sdk.rating_scale import RatingScale
 from piaa_sdk.scorer import Scorer
 from training import cli_options as options
 from training.active_selection import START, Contest, ResidualCriterion, VarianceCriterion, select_actively
-from training.baselines.features import PictureFeatures
+from training.attributes.source import AttributeSource
+from training.baselines.config import FOLDER, BaselineConfig
+from training.baselines.judging import collect_features
 from training.baselines.pam import FittedPam, PamConfig
 from training.baselines.validation import fit_chosen
-from training.config import CONFIG_FOLDER, build, read_toml
 from training.data.datasets import TABLE, read_dataset
 from training.data.splits import split as split_dataset
 from training.evaluation import check_unseen, refuse_seen
-from training.network import NetworkConfig
+from training.experiment import Backbone, Hardware, Workshop
 from training.personalizers import KernelPersonalizer
-from training.sources import embed_images
 
 if TYPE_CHECKING:
     from training.data.dataset import Dataset
@@ -34,28 +33,39 @@ if TYPE_CHECKING:
 CLOSED_FORM = "closed form"
 
 
+TrainOn = Annotated[
+    Path | None, typer.Option(help="Data set that PAM is fitted to; without it PAM is left out.")
+]
+TrainFormat = Annotated[str, typer.Option(help="Its layout.")]
+PamSettings = Annotated[str, typer.Option(help="Configuration of PAM: a TOML file, or a shipped one's name.")]
+Attributes = Annotated[
+    Path | None,
+    typer.Option(help="Checkpoint of the attribute predictor; without, attributes are computed by hand."),
+]
+Bundle = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the bundle whose closed-form adaptation is judged; left out without it."),
+]
+Shots = Annotated[
+    list[int], typer.Option("--shots", min=1, help="Ratings after which to judge; may be repeated.")
+]
+AllowSeen = Annotated[
+    bool, typer.Option("--allow-seen", help="Even if a method was trained on these people or pictures.")
+]
+
+
 def active(
     ratings: options.Folder,
     format: options.Format = "table",
     groups: options.Groups = None,
-    train_on: Annotated[
-        Path | None, typer.Option(help="Data set that PAM is fitted to; without it PAM is left out.")
-    ] = None,
-    train_format: Annotated[str, typer.Option(help="Its layout.")] = "table",
+    train_on: TrainOn = None,
+    train_format: TrainFormat = "table",
     train_groups: options.TrainGroups = None,
-    config: Annotated[
-        str, typer.Option(help="Configuration of PAM: a TOML file or the name of a shipped one.")
-    ] = "pam_content",
+    config: PamSettings = "pam_both",
     overrides: options.Overrides = None,
-    bundle: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of the bundle whose closed-form adaptation is judged; left out without it."
-        ),
-    ] = None,
-    shots: Annotated[
-        list[int], typer.Option("--shots", min=1, help="Ratings after which to judge; may be repeated.")
-    ] = [10, 20, 50],  # noqa: B006
+    attributes: Attributes = None,
+    bundle: Bundle = None,
+    shots: Shots = [10, 20, 50],  # noqa: B006
     start: Annotated[int, typer.Option(min=1, help="Random ratings before the first choice.")] = START,
     repeats: Annotated[int, typer.Option(min=1, help="Random query sets and starts per person.")] = 3,
     users: options.Users = None,
@@ -66,25 +76,23 @@ def active(
     untrained: options.Untrained = False,
     cache: options.Cache = options.DEFAULT_CACHE,
     threads: options.Threads = 2,
-    allow_seen: Annotated[
-        bool, typer.Option("--allow-seen", help="Even if a method was trained on these people or pictures.")
-    ] = False,
+    allow_seen: AllowSeen = False,
 ) -> None:
     """Compare criteria for what to rate next with random choice: PAM's, and the closed form's variance."""
-    if train_on is None and bundle is None:
-        raise RatingError(
-            "there is no method to choose pictures for; give --train-on (for PAM), --bundle (for the closed "
-            "form) or both"
-        )
+    _check_methods(train_on, bundle)
     torch.set_num_threads(threads)
     dataset = read_dataset(format, ratings, scale=_scale(format, scale), groups=groups)
     table = dataset.table if format == TABLE else split_dataset(dataset).test
     options.say(str(table))
+    backbone = Backbone(weights, untrained)
+    workshop = Workshop("head", cache, backbone, Hardware("cpu"), options.show_progress("pictures"))
+    source = AttributeSource() if attributes is None else AttributeSource.load(attributes, weights=weights)
     contests, facts = [], {}
     if train_on is not None:
         trained = read_dataset(train_format, train_on, scale=_scale(train_format, scale), groups=train_groups)
-        reading = _Reading(weights, untrained, cache)
-        contest, facts["pam"] = _pam_contest(config, overrides, trained, table, reading, seed, allow_seen)
+        contest, facts["pam"] = _pam_contest(
+            _load(config, overrides), trained, table, workshop, source, allow_seen
+        )
         contests.append(contest)
     if bundle is not None:
         contest, facts["bundle"] = _closed_form_contest(bundle, table, allow_seen)
@@ -111,33 +119,12 @@ def register(app: typer.Typer) -> None:
     app.command()(active)
 
 
-class _Reading:
-    """How pictures are read: the weights of the backbone, and what was read of them before."""
-
-    def __init__(self, weights: Path | None, untrained: bool, cache: Path) -> None:
-        self._weights, self._untrained, self._cache = weights, untrained, cache
-
-    def features(self, table: RatingTable, network: NetworkConfig) -> PictureFeatures:
-        """Return content and attributes of the pictures of a table."""
-        found = embed_images(
-            table,
-            network,
-            weights=self._weights,
-            untrained=self._untrained,
-            cache=self._cache,
-            progress=options.show_progress("pictures"),
-        )
-        content = found.embeddings.numpy()
-        return PictureFeatures(content, np.zeros((len(content), 0)), "none")
-
-
 def _pam_contest(
-    config: str,
-    overrides: list[str] | None,
+    config: BaselineConfig,
     dataset: Dataset,
     table: RatingTable,
-    reading: _Reading,
-    seed: int,
+    workshop: Workshop,
+    attributes: AttributeSource,
     allow_seen: bool,
 ) -> tuple[Contest, dict[str, Any]]:
     """Fit PAM to training users, with its settings chosen on some of them.
@@ -146,32 +133,34 @@ def _pam_contest(
         ModelFormatError: The configuration is none of PAM.
         RatingError: People or pictures of ``table`` are among them.
     """
-    is_file = config.endswith(".toml") or Path(config).is_file()
-    path = Path(config) if is_file else CONFIG_FOLDER / "baselines" / f"{config}.toml"
-    settings = read_toml(path, overrides or ())
-    if "pam" not in settings:
-        raise ModelFormatError(f"{path} has no section [pam]; give a configuration of PAM, as pam_both")
+    if not isinstance(config.settings, PamConfig):
+        raise ModelFormatError(
+            f"{config.title} is no configuration of PAM; give pam_both, pam_attribute, pam_content or a file"
+        )
     training = dataset.table if dataset.name == TABLE else split_dataset(dataset).train
     assert training is not None
-    options.say(f"PAM learns from {training}")
+    options.say(f"{config.title} learns from {training}")
     if not allow_seen:
         refuse_seen(table, training.person_digests(), training.picture_digests(), what="method PAM")
-    network = build(NetworkConfig, settings.get("network", {}), f"{path.name}: network")
-    pam = build(PamConfig, settings["pam"], f"{path.name}: pam")
+    features = collect_features(training, config, workshop, attributes)
     choice = fit_chosen(
-        pam,
+        config.settings,
         training,
         dataset.scale,
-        reading.features(training, network),
-        seed=seed,
+        features,
+        seed=config.seed,
         progress=options.show_progress("fits"),
     )
     fitted = choice.fitted
     assert isinstance(fitted, FittedPam)
-    title = str(settings.get("title", "PAM"))
-    method = fitted.personalizer(title, reading.features(table, network))
+    method = fitted.personalizer(config.title, collect_features(table, config, workshop, attributes))
     criterion = ResidualCriterion(method.descriptors, method.scores, fitted.regression.scale)
-    facts = {"chosen": dict(choice.chosen), "settings": asdict(pam), "backbone": network.backbone}
+    facts = {
+        "chosen": dict(choice.chosen),
+        "validation_srocc": choice.srocc,
+        "configuration": config.to_dict(),
+        "attributes": attributes.name,
+    }
     return Contest(method, (criterion,)), facts
 
 
@@ -190,6 +179,20 @@ def _closed_form_contest(
     method = KernelPersonalizer(CLOSED_FORM, prior, scorer.embed(table.paths()))
     facts = {"bundle_id": scorer.bundle.bundle_id, "bundle_revision": scorer.bundle.bundle_revision}
     return Contest(method, (VarianceCriterion(method),)), facts
+
+
+def _check_methods(train_on: Path | None, bundle: Path | None) -> None:
+    if train_on is None and bundle is None:
+        raise RatingError(
+            "there is no method to choose pictures for; give --train-on (for PAM), --bundle (for the closed "
+            "form) or both"
+        )
+
+
+def _load(config: str, overrides: list[str] | None) -> BaselineConfig:
+    """Read a configuration by the name it is shipped under, or from a file."""
+    is_file = config.endswith(".toml") or Path(config).is_file()
+    return BaselineConfig.load(Path(config) if is_file else FOLDER / f"{config}.toml", overrides or ())
 
 
 def _scale(format: str, scale: tuple[float, float]) -> RatingScale | None:

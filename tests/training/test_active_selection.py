@@ -443,8 +443,8 @@ def test_the_command_compares_criteria_on_a_miniature(
     said = capsys.readouterr()
     found = ActiveSelection.load(output)
     assert [(track.method, track.criterion) for track in found.tracks] == [
-        ("PAM (only content)", "random"),
-        ("PAM (only content)", "residual"),
+        ("PAM (content and attribute)", "random"),
+        ("PAM (content and attribute)", "residual"),
         ("closed form", "random"),
         ("closed form", "variance"),
     ]
@@ -452,7 +452,7 @@ def test_the_command_compares_criteria_on_a_miniature(
     assert found.conditions.groups == ("c",)
     assert len(found.people) == 2
     assert found.facts["pam"]["chosen"].keys() == {"cost", "scale", "tube"}
-    assert "| PAM (only content) | residual |" in said.out
+    assert "| PAM (content and attribute) | residual |" in said.out
     assert "own - random, after 8" in said.out
 
 

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from training.attributes.source import AttributeSource
 
 from piaa_sdk.errors import DeviceError, ModelFormatError, ModelNotFoundError, OutputError, RatingError
+from training.attributes.source import AttributeSource
 from training.baselines.judging import Sources
 from training.data.datasets import read_dataset
 from training.data.splits import split as split_dataset
