@@ -325,7 +325,7 @@ def drawings() -> dict[str, tuple[Drawing, list[str]]]:
         "users": (draw_users([some_users(145)], 100), ["SROCC", "user, in the order of the prior's SROCC"]),
         "two": (
             draw_users([some_users(145), some_users(145, 1)], 100),
-            ["SROCC", "user, in the order of the prior's SROCC"],
+            ["SROCC", "user, in the order of the upper prior's SROCC"],
         ),
         "grid": (
             draw_grid(grid_of(splits, [1, 2, 4, 6, 8], [1, 2, 3, 4, 5]), 100),
