@@ -18,6 +18,7 @@ from piaa_sdk.head import Prior
 from piaa_sdk.rating_scale import RatingScale
 from piaa_sdk.scorer import Scorer
 )
+)
 from training import (
     active_commands,
     attribute_commands,
@@ -25,6 +26,7 @@ from training import (
     figure_commands,
     kernel_prior,
     meta_commands,
+    score_commands,
 )
 from training import cli_options as options
 from training.checkpoints import save_checkpoint
@@ -142,6 +144,7 @@ meta_commands.register(app)
 active_commands.register(app)
 attribute_commands.register(app)
 figure_commands.register(app)
+score_commands.register(app)
 
 
 def main() -> None:

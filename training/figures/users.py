@@ -100,7 +100,8 @@ def draw_users(evaluations: Sequence[Evaluation], shots: int) -> Drawing:
             _draw_panel(axes, levels, shots)
         left_out = f", {found[0].undefined} undefined" if found[0].undefined else ""
         panels[-1].locator_params(axis="x", integer=True)
-        panels[-1].set_xlabel(f"user, in the order of the prior's SROCC{left_out}")
+        upper = "upper " if len(found) > 1 else ""
+        panels[-1].set_xlabel(f"user, in the order of the {upper}prior's SROCC{left_out}")
     return figure
 
 
