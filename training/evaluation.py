@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from training.evaluation_record import (
     Conditions,
     Evaluation,
     Judged,
+    LevelCoverage,
     ShotsResult,
 )
 from training.intervals import mean_of_known, summarize
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
 _BLOCKS = 10
 _SMALLEST_QUERY = 10
 _Z90 = 1.6448536269514722
+_LEVELS = tuple(percent / 100 for percent in range(5, 100, 5))
+_Z_OF_LEVELS = np.array([NormalDist().inv_cdf((1 + level) / 2) for level in _LEVELS])
 _COVERAGE_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _MEASURES = ("plcc", "pairwise_accuracy", "mean_absolute_error")
 
@@ -325,6 +329,13 @@ class _JudgedTask:
         """Share of the ratings inside their 90 % interval; nan without standard deviations."""
         return float(np.mean(self.errors <= _Z90)) if len(self.errors) else float("nan")
 
+    @property
+    def coverages(self) -> FloatArray:
+        """Shares of the ratings inside their intervals by level, (19,); nan without standard deviations."""
+        if not len(self.errors):
+            return np.full(len(_LEVELS), np.nan)
+        return np.asarray(np.mean(self.errors[:, None] <= _Z_OF_LEVELS, axis=0))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Judge:
@@ -433,6 +444,7 @@ def _summarize(draw: _Draw, tasks: Sequence[Sequence[_JudgedTask]]) -> ShotsResu
             correlations={name: by_name[name][:, :, 0] for name in METHODS},
             without_blocks={name: without_blocks[name] for name in METHODS},
         ),
+        coverage_by_level=_coverage_by_level(np.array([[task.coverages for task in row] for row in tasks])),
     )
 
 
@@ -447,6 +459,17 @@ def _coverage(values: FloatArray) -> tuple[float, tuple[float, ...]]:
     per_user = np.nanmean(values[:, is_known], axis=0) if is_known.any() else np.full(1, np.nan)
     quantiles = tuple(float(value) for value in np.quantile(per_user, _COVERAGE_QUANTILES))
     return float(per_user.mean()), quantiles
+
+
+def _coverage_by_level(values: FloatArray) -> tuple[LevelCoverage, ...]:
+    """Summarize coverages (R, U, levels) over repeats and users; nothing of single users is left."""
+    if np.isnan(values).all():
+        return ()
+    found = []
+    for index, level in enumerate(_LEVELS):
+        share, quantiles = _coverage(values[:, :, index])
+        found.append(LevelCoverage(level, share, quantiles[0], quantiles[-1]))
+    return tuple(found)
 
 
 def _mean_measures(values: FloatArray) -> dict[str, dict[str, float]]:

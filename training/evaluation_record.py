@@ -104,6 +104,23 @@ class Judged:
     without_blocks: Mapping[str, FloatArray]
 
 
+@dataclass(frozen=True, slots=True)
+class LevelCoverage:
+    """How many left-out ratings lie inside the central intervals of one nominal level.
+
+    Attributes:
+        level: What the intervals promise, in (0, 1).
+        share: Of the ratings inside, mean over users and repeats.
+        low: 5 % quantile over users.
+        high: 95 % quantile over users.
+    """
+
+    level: float
+    share: float
+    low: float
+    high: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ShotsResult:
     """What was found with M support pictures.
@@ -128,6 +145,8 @@ class ShotsResult:
         calibration: Factor on the standard deviations that would put 90 % of all left-out ratings inside.
         seconds_to_adapt: Median over tasks.
         judged: Every user and repeat.
+        coverage_by_level: The coverage at further levels; empty for a method without standard deviations,
+            and in records of versions that did not keep it, which are of the same format.
     """
 
     shots: int
@@ -145,6 +164,14 @@ class ShotsResult:
     calibration: float
     seconds_to_adapt: float
     judged: Judged
+    coverage_by_level: tuple[LevelCoverage, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the parts by name; the coverage at further levels only where there is one."""
+        parts = asdict(self)
+        if not self.coverage_by_level:
+            del parts["coverage_by_level"]
+        return parts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -179,7 +206,7 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         """Return what json can store; what could not be measured is None."""
         record = {"format_version": FORMAT_VERSION, "method": self.method, **asdict(self.conditions)}
-        record |= {"facts": dict(self.facts), "results": [asdict(result) for result in self.results]}
+        record |= {"facts": dict(self.facts), "results": [result.to_json() for result in self.results]}
         plain: dict[str, Any] = to_plain(record)
         return plain
 
@@ -273,7 +300,8 @@ def _frozen(value: Any) -> Any:
 
 
 def _result_from(data: Mapping[str, Any], repeats: int) -> ShotsResult:
-    values = {part.name: _frozen(data[part.name]) for part in fields(ShotsResult)}
+    named = [part.name for part in fields(ShotsResult) if part.name != "coverage_by_level"]
+    values = {name: _frozen(data[name]) for name in named}
     values |= {name: _number(data[name]) for name in ("coverage", "calibration", "seconds_to_adapt")}
     values["coverage_quantiles"] = tuple(map(_number, data["coverage_quantiles"]))
     values["figures"] = {name: _figure_from(figure) for name, figure in data["figures"].items()}
@@ -282,6 +310,10 @@ def _result_from(data: Mapping[str, Any], repeats: int) -> ShotsResult:
         for name, means in data["measures"].items()
     }
     values["judged"] = _judged_from(data["judged"], repeats)
+    values["coverage_by_level"] = tuple(
+        LevelCoverage(**{part.name: float(level[part.name]) for part in fields(LevelCoverage)})
+        for level in data.get("coverage_by_level", ())
+    )
     return ShotsResult(**values)
 
 

@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-def write_file(path: Path, text: str) -> None:
-    """Write a text file and the folders it lies in.
+def write_file(path: Path, content: str | bytes) -> None:
+    """Write a file, text as UTF-8, and the folders it lies in.
 
     Raises:
         OutputError: The disk refuses; what stood there before stands there still.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text.encode())
+        write_atomically(path, content.encode() if isinstance(content, str) else content)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
 

@@ -179,11 +179,17 @@ def grid_table(evaluations: Sequence[Evaluation], shots: int) -> Table:
     Raises:
         RatingError: Two evaluations of one combination, or facts without one of the four.
     """
+    cells = dict(sorted(grid_cells(evaluations, shots).items()))
+    return _crossed(("m_s", "m_q", "k"), cells, "S = {}")
+
+
+def grid_cells(evaluations: Sequence[Evaluation], shots: int) -> dict[tuple[Any, ...], Figure]:
+    """Return the personal SROCC by m_s, m_q, k and S; see :func:`grid_table`."""
     cells: dict[tuple[Any, ...], Figure] = {}
     for evaluation in evaluations:
         settings = tuple(_fact(evaluation, name) for name in ("m_s", "m_q", "k", "S"))
         _put(cells, settings, evaluation.result(shots).figures["personal"])
-    return _crossed(("m_s", "m_q", "k"), dict(sorted(cells.items())), "S = {}")
+    return cells
 
 
 def _two_names(title: str, names: Sequence[Any], evaluations: Sequence[Evaluation]) -> Table:

@@ -470,6 +470,9 @@ def test_counts_and_coverage_by_hand() -> None:
     assert result.coverage_quantiles == pytest.approx(
         tuple(np.quantile([0.625, 1.0], (0.05, 0.25, 0.5, 0.75, 0.95)))
     )
+    # Half of the ratings lie within 0.674 standard deviations: Ann 3 of 4 and none, Bob none of 4.
+    half = next(found for found in result.coverage_by_level if found.level == 0.5)
+    assert (half.share, half.low, half.high) == pytest.approx((0.1875, 0.01875, 0.35625))
     assert result.calibration == pytest.approx(1.82 / 1.6448536)
     assert result.seconds_to_adapt == 4, "the middle of 2, 4 and 4"
     assert result.measures["plcc"] == pytest.approx({"prior": 1 / 6, "personal": 4 / 6})
@@ -500,6 +503,7 @@ def test_the_matrix_of_correlations_by_hand() -> None:
     assert result.figures["personal"].mean == pytest.approx(1 - 6 / 990)
     assert result.measures["pairwise_accuracy"] == pytest.approx({"prior": 0, "personal": 1 - 0.5 / 45})
     assert math.isnan(result.coverage), "a method without standard deviations has no intervals"
+    assert result.coverage_by_level == ()
 
 
 @pytest.mark.parametrize("value", [0.25, math.nan, math.inf])
@@ -622,6 +626,22 @@ def test_what_is_stored_is_read_again(tmp_path: Path) -> None:
     assert '"shots": [5, 12],' in text, "a row of numbers is one line"
 
 
+def test_a_record_without_further_levels_is_read_and_stored_as_it_was() -> None:
+    """Versions before kept the coverage at 90 % alone, in the same format; nothing single is added to it."""
+    embeddings = make_embeddings(40)
+    record = judge(people_with_taste(embeddings, 2), embeddings).to_json()
+    assert [sorted(level) for level in record["results"][0]["coverage_by_level"]] == [
+        ["high", "level", "low", "share"]
+    ] * 19
+    del record["results"][0]["coverage_by_level"]
+    read = Evaluation.from_json(record)
+    assert read.results[0].coverage_by_level == ()
+    assert read.to_json() == record
+    record["results"][0]["coverage_by_level"] = [{"level": 0.5}]
+    with pytest.raises(ModelFormatError, match="no complete evaluation"):
+        Evaluation.from_json(record)
+
+
 def test_one_repeat_is_stored_without_a_spread() -> None:
     embeddings = make_embeddings(40)
     evaluation = judge(people_with_taste(embeddings, 2), embeddings, repeats=1)
@@ -684,6 +704,11 @@ def test_intervals_hold_nine_tenths_of_the_ratings_of_people_as_modelled() -> No
         assert result.calibration == pytest.approx(1, abs=0.1)
         low, _, median, _, high = result.coverage_quantiles
         assert low < median < high
+        for found in result.coverage_by_level:
+            assert found.share == pytest.approx(found.level, abs=0.06)
+            assert found.low < found.share < found.high
+        ninety = result.coverage_by_level[17]
+        assert (ninety.share, ninety.low) == pytest.approx((result.coverage, low)), "one figure, not two"
 
 
 def test_people_unlike_the_model_show_in_the_coverage() -> None:

@@ -1,0 +1,121 @@
+"""``python -m training figure NAME``: figures of stored evaluations, each as PNG and SVG."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from piaa_sdk.errors import ModelNotFoundError, RatingError
+from piaa_sdk.rating_scale import RatingScale
+from training import cli_options as options
+from training.data.datasets import TABLE, read_dataset
+from training.data.ratings import read_rating_table
+from training.data.splits import split as split_dataset
+from training.evaluation_record import Evaluation
+from training.figures import calibration, curve, grid, hard_users, users
+from training.figures.style import save
+from training.folder_writing import write_file
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.figure import Figure as Drawing
+
+    from training.data.ratings import RatingTable
+    from training.evaluation_record import Conditions
+
+_MOST_METHODS = 2
+
+app = typer.Typer(no_args_is_help=True, help="Draw figures of stored evaluations, each as PNG and SVG.")
+
+Stored = Annotated[list[Path], typer.Argument(help="JSON files that judge, evaluate and table wrote.")]
+Output = Annotated[Path, typer.Argument(help="File for the figure; .png and .svg are written.")]
+Shots = Annotated[int, typer.Option(min=1, help="M.")]
+
+
+@app.command("users")
+def draw_users(evaluations: Stored, output: Output, shots: Shots = 100) -> None:
+    """Fig. 4: prior against personalized SROCC of each user, for one method or two."""
+    if len(evaluations) > _MOST_METHODS:
+        raise RatingError(f"{len(evaluations)} evaluations are given; this figure has place for one or two")
+    _save(users.draw_users(load_all(evaluations), shots), output)
+
+
+@app.command("grid")
+def draw_grid(evaluations: Stored, output: Output, shots: Shots = 100) -> None:
+    """Fig. 5: SROCC over k and S for each split; takes the folder of the grid command, too."""
+    _save(grid.draw_grid(load_all(evaluations), shots), output)
+
+
+@app.command("curve")
+def draw_curve(evaluations: Stored, output: Output) -> None:
+    """Draw the learning curve over M of all methods, of evaluations judged with --curve."""
+    _save(curve.draw_curves(load_all(evaluations)), output)
+
+
+@app.command("calibration")
+def draw_calibration(evaluations: Stored, output: Output, shots: Shots = 100) -> None:
+    """Show what intervals by the predicted standard deviations promise against what they hold."""
+    _save(calibration.draw_calibration(load_all(evaluations), shots), output)
+
+
+@app.command("hard-users")
+def draw_hard_users(
+    evaluation: Annotated[Path, typer.Argument(help="JSON file that judge, evaluate or table wrote.")],
+    ratings: options.Folder,
+    output: Output,
+    format: options.Format = TABLE,
+    shots: Shots = 100,
+    count: Annotated[int, typer.Option(min=1, help="Hardest and easiest users to list.")] = 5,
+) -> None:
+    """Fig. 11: which users are hard, and why; the table is written beside the figure, as .md."""
+    stored = Evaluation.load(evaluation)
+    found = hard_users.hard_users(stored, judged_table(stored.conditions, ratings, format), shots)
+    listed = hard_users.hard_users_table(found, count).to_markdown()
+    typer.echo(listed)
+    png = _save(hard_users.draw_hard_users(found, shots, count), output)
+    write_file(png.with_suffix(".md"), listed + "\n")
+
+
+def load_all(paths: Sequence[Path]) -> list[Evaluation]:
+    """Read evaluations; of a folder, all that lie in it, in the order of their names.
+
+    Raises:
+        ModelNotFoundError: A folder holds none.
+        ModelFormatError: A file is none.
+    """
+    found: list[Evaluation] = []
+    for path in paths:
+        files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+        if not files:
+            raise ModelNotFoundError(
+                f"{path} holds no evaluation (*.json); write some with python -m training judge --output FILE"
+            )
+        found += map(Evaluation.load, files)
+    return found
+
+
+def judged_table(conditions: Conditions, folder: Path, format: str) -> RatingTable:
+    """Read the ratings that an evaluation was judged on: the groups of a table, else the test users.
+
+    Args:
+        conditions: Of the evaluation.
+        folder: Of the data set.
+        format: Its layout.
+    """
+    if format == TABLE:
+        return read_rating_table(folder, conditions.groups, scale=RatingScale(*conditions.rating_scale))
+    return split_dataset(read_dataset(format, folder)).test
+
+
+def register(program: typer.Typer) -> None:
+    """Add the commands to a program."""
+    program.add_typer(app, name="figure")
+
+
+def _save(figure: Drawing, output: Path) -> Path:
+    png, svg = save(figure, output)
+    options.say(f"wrote {png} and {svg}")
+    return png
