@@ -12,16 +12,23 @@ import typer
 from piaa_sdk.errors import ModelFormatError
 from piaa_sdk.rating_scale import RatingScale
 from training import cli_options as options
-from training.adaptation_trace import trace_adaptation
+from training import figure_commands
+from training.adaptation_trace import AdaptationTrace, trace_adaptation
 from training.data.datasets import TABLE, read_dataset
 from training.data.splits import split as split_dataset
 from training.experiment import Backbone, Hardware, Workshop, load_personalizer
+from training.figures.gradients import LAYOUTS, SCALINGS, draw_gradients
+from training.figures.losses import MEASURES, draw_losses
+from training.figures.style import save
 from training.gradient_mapping import Wanted, map_gradients
 from training.gradient_maps import KINDS, WholeNetwork
+from training.gradient_record import GradientMaps
 from training.published import check_unseen, facts_of
 from training.runs import Run
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
+
     from training.data.dataset import Dataset
     from training.data.ratings import RatingTable
     from training.meta_config import MetaConfig
@@ -130,10 +137,39 @@ def gradient_maps(
     options.say(f"wrote {output}; next: python -m training figure gradients {output} FIGURE")
 
 
+def draw_losses_of_trace(
+    stored: Annotated[Path, typer.Argument(help="JSON file that trace wrote.")],
+    output: figure_commands.Output,
+    measure: Annotated[str, typer.Option(help=f"On the y axis: {' or '.join(MEASURES)}.")] = "error",
+) -> None:
+    """Fig. 9: users' errors on support and query over the epochs of fine-tuning."""
+    _save(draw_losses(AdaptationTrace.load(stored), measure), output)
+
+
+def draw_gradient_maps(
+    stored: Annotated[Path, typer.Argument(help="Safetensors file that gradient-maps wrote.")],
+    output: figure_commands.Output,
+    layout: Annotated[str, typer.Option(help=f"{', '.join(LAYOUTS)}.")] = "pictures",
+    user: Annotated[int, typer.Option(min=1, help="Whose maps, of the layout pictures.")] = 1,
+    picture: Annotated[int, typer.Option(min=1, help="Of which picture, of the other layouts.")] = 1,
+    scaling: Annotated[str, typer.Option(help=f"Of the colours: {' or '.join(SCALINGS)}.")] = "shared",
+) -> None:
+    """Figs. 7, 8 and 10: pictures, and the gradient maps of the prior and of users' networks."""
+    found = GradientMaps.load(stored)
+    _save(draw_gradients(found, layout, user=user, picture=picture, scaling=scaling), output)
+
+
 def register(app: typer.Typer) -> None:
-    """Add the commands to a program."""
+    """Add the commands to a program, and the figures to ``figure``."""
     app.command()(trace)
     app.command("gradient-maps")(gradient_maps)
+    figure_commands.app.command("losses")(draw_losses_of_trace)
+    figure_commands.app.command("gradients")(draw_gradient_maps)
+
+
+def _save(figure: Drawing, output: Path) -> None:
+    png, svg = save(figure, output)
+    options.say(f"wrote {png} and {svg}")
 
 
 def _numbers(text: str) -> tuple[int, ...]:
