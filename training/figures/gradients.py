@@ -8,7 +8,7 @@ Three layouts, each with the pictures in the first row:
   epoch, of one picture (Fig. 10).
 
 Below each map stands the network's score in the units of the ratings, below a picture the user's own rating
-where there is one.
+where there is one. At most six columns are drawn.
 
 Choices: a map is averaged over squares, so that it has as many points as can be told apart at its size. All
 maps of a figure share one scale, because a larger gradient is a larger influence; it ends at the 99th
@@ -64,6 +64,7 @@ class _Plan:
         raters: (columns,) whose rating of it stands below it.
         names: Left of each row of maps.
         cells: Rows of maps.
+        about: What all maps have in common, for the caption.
     """
 
     titles: Sequence[str]
@@ -71,6 +72,7 @@ class _Plan:
     raters: Sequence[int]
     names: Sequence[str]
     cells: Sequence[Sequence[_Cell]]
+    about: str
 
 
 def draw_gradients(
@@ -122,6 +124,7 @@ def _plan(stored: GradientMaps, layout: str, user: int, picture: int) -> _Plan:
                 [_Cell(stored.find(user, "prior", epoch), position) for position in pictures]
                 for epoch in stored.epochs
             ],
+            f"user {user + 1}",
         )
     users = range(len(stored.people))[:_MOST_COLUMNS]
     rows = (
@@ -138,6 +141,7 @@ def _plan(stored: GradientMaps, layout: str, user: int, picture: int) -> _Plan:
             [_Cell(stored.find(position, start, epoch), picture) for position in users]
             for start, epoch in rows.values()
         ],
+        f"picture {picture + 1}",
     )
 
 
@@ -184,7 +188,7 @@ def _draw(stored: GradientMaps, plan: _Plan, maps: FloatArray, most: float, told
     bar = figure.colorbar(image, ax=axes, location="bottom", extend="max", aspect=35, fraction=0.03, pad=0.01)
     bar.set_label(
         f"largest |gradient| over colours:\n{told}\n"
-        f"({stored.kind} gradients; below each map its score, on {scale.low:g} to {scale.high:g})",
+        f"{plan.about}, {stored.kind} gradients; below each map its score, {scale.low:g} to {scale.high:g}",
         fontsize=_TEXT,
     )
     bar.ax.tick_params(labelsize=_TEXT, length=2, pad=1)

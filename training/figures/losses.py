@@ -48,7 +48,7 @@ def draw_losses(trace: AdaptationTrace, measure: str = "error") -> Drawing:
         draw = _draw_all if len(trace.users) > _MOST_PANELS else _draw_each
         figure, panels = draw(curves, MEASURES[measure])
         for panel in panels:
-            panel.set_xlim(-0.02 * max(trace.epochs, 1), 1.02 * max(trace.epochs, 1))
+            panel.set_xlim(-0.05 * max(trace.epochs, 1), 1.05 * max(trace.epochs, 1))
             panel.locator_params(axis="x", integer=True, nbins=5)
             panel.locator_params(axis="y", nbins=4)
             if measure == "error":
