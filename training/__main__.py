@@ -18,7 +18,14 @@ from piaa_sdk.head import Prior
 from piaa_sdk.rating_scale import RatingScale
 from piaa_sdk.scorer import Scorer
 from training import cli_options as options
-from training import evaluation, figure_commands, gradient_commands, kernel_prior, meta_commands
+from training import (
+    evaluation,
+    figure_commands,
+    gradient_commands,
+    kernel_prior,
+    meta_commands,
+    score_commands,
+)
 from training.checkpoints import save_checkpoint
 from training.data.ratings import read_rating_table
 from training.kernel_config import KernelPriorConfig
@@ -133,6 +140,7 @@ def _which(bundle: ModelBundle, allow_seen: bool) -> dict[str, Any]:
 meta_commands.register(app)
 figure_commands.register(app)
 gradient_commands.register(app)
+score_commands.register(app)
 
 
 def main() -> None:

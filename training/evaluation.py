@@ -115,6 +115,44 @@ def evaluate(
     return Evaluation(personalizer.name, conditions, tuple(results), dict(facts or {}))
 
 
+def support_and_query(
+    table: RatingTable,
+    scale: RatingScale,
+    *,
+    user: int,
+    shots: int,
+    repeat: int = 0,
+    seed: int = 0,
+) -> tuple[Support, IntArray]:
+    """Draw one user's sets as :func:`evaluate` draws them where M is judged for itself, not in a curve.
+
+    Args:
+        table: People and pictures.
+        scale: Units of the ratings.
+        user: Position in the table's users.
+        shots: M.
+        repeat: Which of the random supports, from 0.
+        seed: Of the supports.
+
+    Returns:
+        The support set, and the positions (Q,) of the query set in the table's images.
+
+    Raises:
+        RatingError: There is no such user, or with too few ratings.
+    """
+    if not 0 <= user < len(table.users):
+        raise RatingError(f"there is no user {user + 1}; they are numbered from 1 to {len(table.users)}")
+    draw = _Draw(_People(table, scale), shots, shots, seed, None)
+    if user not in draw.able:
+        count = len(draw.people.rated[user][0])
+        raise RatingError(
+            f"user {user + 1} has rated {count} pictures; {shots} and {_SMALLEST_QUERY} more to judge by are "
+            "needed; take another user or fewer --shots"
+        )
+    task = draw.task(user, repeat)
+    return task.support, task.query
+
+
 class _People:
     """Who rated which pictures how, on [0, 1]."""
 

@@ -14,9 +14,10 @@ from training.data.datasets import TABLE, read_dataset
 from training.data.ratings import read_rating_table
 from training.data.splits import split as split_dataset
 from training.evaluation_record import Evaluation
-from training.figures import calibration, curve, grid, hard_users, users
+from training.figures import calibration, curve, examples, grid, hard_users, users
 from training.figures.style import save
 from training.folder_writing import write_file
+from training.user_scores import UserScores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,6 +78,18 @@ def draw_hard_users(
     typer.echo(listed)
     png = _save(hard_users.draw_hard_users(found, shots, count), output)
     write_file(png.with_suffix(".md"), listed + "\n")
+
+
+@app.command("examples")
+def draw_examples(
+    one: Annotated[Path, typer.Argument(help="JSON file that the command scores wrote of one method.")],
+    other: Annotated[Path, typer.Argument(help="Another method's, of the same user and repeat.")],
+    pictures: Annotated[Path, typer.Argument(help="Folder that the names of the images are relative to.")],
+    output: Output,
+    count: Annotated[int, typer.Option("--pictures", min=2, help="How many, half for each method.")] = 8,
+) -> None:
+    """Fig. 6: pictures that one of two methods scores much more like the user than the other does."""
+    _save(examples.draw_examples(UserScores.load(one), UserScores.load(other), pictures, count), output)
 
 
 def load_all(paths: Sequence[Path]) -> list[Evaluation]:

@@ -344,7 +344,7 @@ def drawings() -> dict[str, tuple[Drawing, list[str]]]:
 
 
 def test_figures_are_files_of_half_a_page_with_words_in_them(tmp_path: Path) -> None:
-    """Text stays text in an SVG; the same numbers drawn again are the same bytes."""
+    """Each as large as it gets: many users, methods and settings. Text stays text in an SVG."""
     for name, (figure, words) in drawings().items():
         png, svg = style.save(figure, tmp_path / f"{name}.png")
         with Image.open(png) as picture:
@@ -355,10 +355,20 @@ def test_figures_are_files_of_half_a_page_with_words_in_them(tmp_path: Path) -> 
         texts = ["".join(part.itertext()).strip() for part in ET.parse(svg).iter(f"{SVG}text")]
         assert set(words) <= set(texts), (name, texts)
         assert "<dc:date>" not in svg.read_text(encoding="utf-8")
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    for name, (figure, _) in drawings().items():
-        style.save(figure, tmp_path / name)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_the_same_numbers_are_the_same_bytes(tmp_path: Path) -> None:
+    """Lines and markers, pictures with a bar, and a band: what matplotlib gives random names by default."""
+    for turn in ("one", "two"):
+        calibrated = [some_users(9, coverage=some_coverage(1.4))]
+        style.save(draw_users([some_users(9)], 100), tmp_path / turn / "users")
+        style.save(draw_grid(grid_of([(80, 20)], [1, 2], [1, 2]), 100), tmp_path / turn / "grid")
+        style.save(draw_calibration(calibrated, 100), tmp_path / turn / "calibration")
+    first, second = (
+        {path.name: path.read_bytes() for path in (tmp_path / turn).iterdir()} for turn in ("one", "two")
+    )
+    assert first == second
+    assert len(first) == 6
 
 
 def test_the_settings_of_the_machine_do_not_matter(tmp_path: Path) -> None:

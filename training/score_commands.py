@@ -1,0 +1,84 @@
+"""``python -m training scores``: what one method makes of one user, picture by picture."""
+
+from __future__ import annotations
+
+from pathlib import Path  # noqa: TC003  typer reads the annotations
+from typing import TYPE_CHECKING, Annotated
+
+import torch
+import typer
+
+from piaa_sdk.head import Prior
+from piaa_sdk.rating_scale import RatingScale
+from piaa_sdk.scorer import Scorer
+from training import cli_options as options
+from training import evaluation, published
+from training.data.datasets import TABLE, read_dataset
+from training.data.splits import split as split_dataset
+from training.experiment import Backbone, Hardware, Workshop, load_personalizer
+from training.personalizers import KernelPersonalizer, Personalizer
+from training.runs import RUN_NAME, Run
+from training.user_scores import score_user
+
+if TYPE_CHECKING:
+    from training.data.ratings import RatingTable
+
+
+def scores(
+    model: Annotated[Path, typer.Argument(help="Folder of a bundle or of a finished run.")],
+    ratings: options.Folder,
+    output: Annotated[Path, typer.Argument(help="JSON file for the scores; of a single person.")],
+    user: Annotated[int, typer.Option(min=1, help="Number of the user among those judged, by name.")] = 1,
+    format: options.Format = TABLE,
+    groups: options.Groups = None,
+    shots: Annotated[int, typer.Option(min=2, help="Support pictures M.")] = 100,
+    repeat: Annotated[int, typer.Option(min=0, help="Which of the random support sets.")] = 0,
+    scale: options.Scale = (1, 7),
+    seed: options.Seed = 0,
+    weights: options.Weights = None,
+    untrained: options.Untrained = False,
+    cache: options.Cache = options.DEFAULT_CACHE,
+    device: options.Device = "cpu",
+    threads: options.Threads = 2,
+    allow_seen: Annotated[
+        bool, typer.Option("--allow-seen", help="Even if it was trained on these people or pictures.")
+    ] = False,
+) -> None:
+    """Store one user's ratings and a method's scores of the same pictures, for the figure examples."""
+    torch.set_num_threads(threads)
+    units = RatingScale(*scale) if format == TABLE else None
+    dataset = read_dataset(format, ratings, scale=units, groups=groups)
+    table = dataset.table if format == TABLE else split_dataset(dataset).test
+    if (model / RUN_NAME).exists():
+        run = Run.open(model)
+        if not allow_seen:
+            published.check_unseen(run, table)
+        how = Workshop(
+            str(run.record.get("mode")),
+            cache,
+            Backbone(weights, untrained),
+            Hardware(device),
+            options.show_progress("pictures"),
+        )
+        personalizer: Personalizer = load_personalizer(run, table, dataset.scale, how)
+    else:
+        personalizer = _of_bundle(model, table, allow_seen=allow_seen)
+    found = score_user(
+        personalizer, table, dataset.scale, user=user - 1, shots=shots, repeat=repeat, seed=seed
+    )
+    options.write_json(output, found.to_json())
+    options.say(f"wrote {output}; next, with another method's: python -m training figure examples")
+
+
+def register(program: typer.Typer) -> None:
+    """Add the command to a program."""
+    program.command()(scores)
+
+
+def _of_bundle(folder: Path, table: RatingTable, *, allow_seen: bool) -> KernelPersonalizer:
+    scorer = Scorer.from_pretrained(folder)
+    if not allow_seen:
+        evaluation.check_unseen(scorer.bundle, table)
+    return KernelPersonalizer(
+        "closed form", Prior.load(scorer.bundle.prior_path), scorer.embed(table.paths())
+    )
