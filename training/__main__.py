@@ -19,16 +19,19 @@ from piaa_sdk.rating_scale import RatingScale
 from piaa_sdk.scorer import Scorer
 )
 )
+)
 from training import (
     active_commands,
     attribute_commands,
     evaluation,
     figure_commands,
+    gradient_commands,
     kernel_prior,
     meta_commands,
     score_commands,
 )
 from training import cli_options as options
+)
 from training.checkpoints import save_checkpoint
 from training.data.ratings import read_rating_table
 from training.kernel_config import KernelPriorConfig
@@ -144,6 +147,7 @@ meta_commands.register(app)
 active_commands.register(app)
 attribute_commands.register(app)
 figure_commands.register(app)
+gradient_commands.register(app)
 score_commands.register(app)
 
 

@@ -274,6 +274,60 @@ def _ratings_of_other(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class UserTask:
+    """One person's support and query sets as :func:`evaluate` draws them.
+
+    Attributes:
+        person: Digest, see :func:`training.data.ratings.person_digest`.
+        group: Of the person.
+        support: M pictures.
+        query: (Q,) positions of the person's other pictures.
+        ratings: (Q,) of these, on [0, 1].
+    """
+
+    person: str
+    group: str
+    support: Support
+    query: IntArray
+    ratings: FloatArray
+
+
+def draw_tasks(
+    table: RatingTable,
+    scale: RatingScale,
+    *,
+    shots: int,
+    seed: int = 0,
+    users: int | None = None,
+    repeat: int = 0,
+) -> list[UserTask]:
+    """Draw the tasks of one repeat of :func:`evaluate`, with the same arguments the same ones.
+
+    Args:
+        table: See :func:`evaluate`, like the next and ``seed`` and ``users``.
+        scale: Units of the ratings.
+        shots: M, one value of it, from 1.
+        seed: Of the draws.
+        users: How many people, drawn by the seed; None for all.
+        repeat: Which repeat, from 0.
+
+    Raises:
+        RatingError: Nobody has enough ratings, or fewer people than shall be drawn.
+    """
+    if shots < 1:
+        raise RatingError(f"shots is {shots}, must be 1 or more")
+    people = _People(table, scale)
+    draw = _Draw(people, shots, shots, seed, _draw_users(people, shots, users, seed))
+    found = []
+    for user in draw.chosen:
+        task = draw.task(user, repeat)
+        found.append(
+            UserTask(people.digests[user], people.groups[user], task.support, task.query, task.ratings)
+        )
+    return found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Adapted:
     """What a method makes of a support set.
 

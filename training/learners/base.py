@@ -13,11 +13,11 @@ from piaa_sdk.errors import DivergenceError
 from piaa_sdk.finetune.adam import Adam, AdamSettings
 from piaa_sdk.finetune.checks import NOT_NEGATIVE, Interval, check_settings
 from piaa_sdk.finetune.full import fine_tune
-from piaa_sdk.finetune.network import predict
+from piaa_sdk.finetune.network import mode, predict, scores_of
 from training.data.ratings import person_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from piaa_sdk.finetune.full import Examples, FineTuning
     from piaa_sdk.finetune.network import AestheticNetwork, Params
@@ -97,12 +97,31 @@ class Learner(Protocol):
         """Do one iteration of meta-training; ``prior`` is not changed."""
         ...
 
-    def adapt(self, prior: Params, support: Examples, *, seed: int = 0) -> Params:
-        """Adapt the prior to one user, as meta-testing does; ``prior`` is not changed."""
+    def adapt(
+        self,
+        prior: Params,
+        support: Examples,
+        *,
+        seed: int = 0,
+        on_epoch: Callable[[int, Params], None] | None = None,
+    ) -> Params:
+        """Adapt the prior to one user, as meta-testing does.
+
+        Args:
+            prior: theta; not changed.
+            support: The user's rated pictures.
+            seed: Of dropout and augmentation.
+            on_epoch: Called after each epoch with its number, counted from 1, and the tensors after it, which
+                must not be changed and change with the next one. What solves at once has one epoch.
+        """
         ...
 
     def predict(self, params: Params, inputs: torch.Tensor) -> torch.Tensor:
         """Score inputs (N, ...) with adapted tensors or with the prior: (N,)."""
+        ...
+
+    def scores(self, params: Params, inputs: torch.Tensor) -> torch.Tensor:
+        """Score inputs as :meth:`predict` does, all at once, so that gradients can be taken of it."""
         ...
 
     def result(self, prior: Params) -> Params:
@@ -141,13 +160,26 @@ class FineTunedLearner:
         """Sample a batch of users' tasks (Algorithm 1, line 4)."""
         return sampler.draw(iteration, places)
 
-    def adapt(self, prior: Params, support: Examples, *, seed: int = 0) -> Params:
+    def adapt(
+        self,
+        prior: Params,
+        support: Examples,
+        *,
+        seed: int = 0,
+        on_epoch: Callable[[int, Params], None] | None = None,
+    ) -> Params:
         """Fine-tune the prior to one user (Algorithm 1, line 14)."""
-        return fine_tune(self.network, prior, support, self.fine_tuning, seed=seed)
+        on_step = None if on_epoch is None else lambda step, _, params: on_epoch(step, params)
+        return fine_tune(self.network, prior, support, self.fine_tuning, seed=seed, on_step=on_step)
 
     def predict(self, params: Params, inputs: torch.Tensor) -> torch.Tensor:
         """Score inputs (Algorithm 1, line 15)."""
         return predict(self.network, params, inputs)
+
+    def scores(self, params: Params, inputs: torch.Tensor) -> torch.Tensor:
+        """Score inputs without dropout and with running statistics, with gradients."""
+        with mode(self.network, adapting=False):
+            return scores_of(self.network, params, inputs)
 
     def result(self, prior: Params) -> Params:
         """Return the prior, which is what is kept."""

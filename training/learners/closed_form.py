@@ -34,7 +34,7 @@ from training.learners.outer import OuterStep
 from training.network import learning_rates
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from piaa_sdk.finetune.full import Examples
     from training.tasks import Task
@@ -168,10 +168,19 @@ class ClosedForm(FineTunedLearner):
             self.average.mean_number(query_losses),
         )
 
-    def adapt(self, prior: Params, support: Examples, *, seed: int = 0) -> Params:
-        """Solve for one user; ``seed`` is not used, nothing is left to chance."""
+    def adapt(
+        self,
+        prior: Params,
+        support: Examples,
+        *,
+        seed: int = 0,
+        on_epoch: Callable[[int, Params], None] | None = None,
+    ) -> Params:
+        """Solve for one user: one epoch; ``seed`` is not used, nothing is left to chance."""
         with torch.no_grad():
             adapted, _ = self._solve(prior, support, 0.0)
+        if on_epoch is not None:
+            on_epoch(1, adapted)
         return adapted
 
     def predict(self, params: Params, inputs: torch.Tensor) -> torch.Tensor:
@@ -180,6 +189,12 @@ class ClosedForm(FineTunedLearner):
             return predict(self.network, _without_own(params), inputs)
         with torch.no_grad():
             return torch.cat([self._scores(params, part, 0.0) for part in torch.split(inputs, 256)])
+
+    def scores(self, params: Params, inputs: torch.Tensor) -> torch.Tensor:
+        """Score inputs with the prior or with adapted tensors, with gradients."""
+        if LINEAR not in params:
+            return FineTunedLearner.scores(self, _without_own(params), inputs)
+        return self._scores(params, inputs, 0.0)
 
     def state(self) -> Params:
         """Return the moments of the optimizer."""
@@ -242,12 +257,12 @@ class ClosedForm(FineTunedLearner):
         return units, embeddings
 
     def _embed(self, params: Params, inputs: torch.Tensor) -> torch.Tensor:
-        """Return embeddings (N, D), with gradients if the backbone learns."""
+        """Return embeddings (N, D), with gradients if the backbone learns or the inputs ask for them."""
 
         def embed(part: torch.Tensor) -> torch.Tensor:
             return part_with(self.network, params, lambda network, pixels: network.embed(pixels), part)
 
-        if self.config.backbone_rate and torch.is_grad_enabled():
+        if torch.is_grad_enabled() and (self.config.backbone_rate or inputs.requires_grad):
             return embed(inputs)
         with torch.no_grad():
             return torch.cat([embed(part) for part in torch.split(inputs, _BATCH)])

@@ -357,3 +357,28 @@ def test_divergence_is_named(name: str, network: AestheticNetwork, sampler: Task
     with pytest.raises(DivergenceError, match="iteration 5, task of user") as caught:
         learner.meta_step(_start(learner), [broken], 5)
     assert task.user not in str(caught.value)
+
+
+def test_looking_at_each_epoch_changes_nothing(
+    name: str, network: AestheticNetwork, sampler: TaskSampler
+) -> None:
+    """With a look that scores in between, with dropout on, the adapted tensors are the same bit for bit.
+
+    What is seen in the last epoch is what comes back; scores with gradients are those without.
+    """
+    learner = LEARNERS[name](network, None)
+    prior = _start(learner)
+    support = learner.tasks(sampler, 0)[0].support
+    seen: list[tuple[int, Params]] = []
+
+    def look(epoch: int, params: Params) -> None:
+        learner.predict(params, support.inputs)
+        seen.append((epoch, {tensor: value.clone() for tensor, value in params.items()}))
+
+    adapted = learner.adapt(prior, support, seed=4, on_epoch=look)
+    _assert_same(learner.adapt(prior, support, seed=4), adapted)
+    _assert_same(seen[-1][1], adapted)
+    assert [epoch for epoch, _ in seen] == ([1] if name == "closed form" else [1, 2, 3])
+    for params in (prior, adapted):
+        predicted = learner.predict(params, support.inputs)
+        torch.testing.assert_close(learner.scores(params, support.inputs).detach(), predicted)
