@@ -17,9 +17,6 @@ from piaa_sdk.fine_tuned import FineTuneOptions
 from piaa_sdk.head import Prior
 from piaa_sdk.rating_scale import RatingScale
 from piaa_sdk.scorer import Scorer
-)
-)
-)
 from training import (
     active_commands,
     attribute_commands,
@@ -31,7 +28,6 @@ from training import (
     score_commands,
 )
 from training import cli_options as options
-)
 from training.checkpoints import save_checkpoint
 from training.data.ratings import read_rating_table
 from training.kernel_config import KernelPriorConfig

@@ -71,7 +71,15 @@ def judge_system(
     title, settings = config.title, config.settings
     if isinstance(settings, PaIaaConfig) and sources.personality is not None:
         settings = settings.with_personality(
-            personality_features(sources.personality, config.network, workshop.cache, workshop.progress)
+            personality_features(
+                sources.personality,
+                config.network,
+                workshop.cache,
+                workshop.progress,
+                weights=workshop.backbone.weights,
+                untrained=workshop.backbone.untrained,
+                seed=config.seed,
+            )
         )
     if isinstance(settings, PaIaaConfig):
         title = settings.marked_title(title)
