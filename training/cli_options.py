@@ -24,6 +24,20 @@ Format = Annotated[
         "--format", help="How the data set is laid out: table (user,image,score), flickr-aes, aadb, real-cur."
     ),
 ]
+TrainOn = Annotated[
+    Path | None,
+    typer.Option(
+        help="Other data set to train on, as REAL-CUR needs it; --train-groups are then its groups."
+    ),
+]
+TrainFormat = Annotated[str, typer.Option(help="Its layout.")]
+Attributes = Annotated[
+    Path | None,
+    typer.Option(help="Checkpoint of the attribute predictor; without, attributes are computed by hand."),
+]
+Personality = Annotated[
+    Path | None, typer.Option(help="CSV file image,O,C,E,A,N for PA_IAA; without, its row is marked.")
+]
 Groups = Annotated[
     list[str] | None,
     typer.Option("--groups", help="Group of users.csv to take; may be repeated. All by default."),

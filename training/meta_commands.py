@@ -263,20 +263,10 @@ def table(
     control_repeats: options.ControlRepeats = None,
     users: options.Users = None,
     curve: options.Curve = False,
-    train_on: Annotated[
-        Path | None,
-        typer.Option(
-            help="Other data set to train on, as REAL-CUR needs it; --train-groups are then its groups."
-        ),
-    ] = None,
-    train_format: Annotated[str, typer.Option(help="Its layout.")] = "flickr-aes",
-    attributes: Annotated[
-        Path | None,
-        typer.Option(help="Checkpoint of the attribute predictor; without, attributes are computed by hand."),
-    ] = None,
-    personality: Annotated[
-        Path | None, typer.Option(help="CSV file image,O,C,E,A,N for PA_IAA; without, its row is marked.")
-    ] = None,
+    train_on: options.TrainOn = None,
+    train_format: options.TrainFormat = "flickr-aes",
+    attributes: options.Attributes = None,
+    personality: options.Personality = None,
     weights: options.Weights = None,
     untrained: options.Untrained = False,
     cache: options.Cache = options.DEFAULT_CACHE,
@@ -292,7 +282,7 @@ def table(
     torch.set_num_threads(threads)
     configs = load_methods(methods or TABLE_METHODS, overrides or ())
     sources = Sources(
-        AttributeSource() if attributes is None else AttributeSource.load(attributes),
+        AttributeSource() if attributes is None else AttributeSource.load(attributes, weights=weights),
         None if personality is None else read_personality(personality),
     )
     if train_on is None:

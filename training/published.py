@@ -276,24 +276,15 @@ def judge_methods(
     for config in configs:
         place = folder / _file_name(config.title)
         kept = place.with_name(f"{place.name}{'-curve' if how.curve else ''}.json")
+        show = progress(f"tasks of {config.title}")
         if isinstance(config, BaselineConfig):
-            judged.append(
-                judge_system(
-                    config,
-                    trained,
-                    tested,
-                    workshop,
-                    sources,
-                    how,
-                    kept=kept,
-                    report=progress(f"fits of {config.title}"),
-                    progress=progress(f"tasks of {config.title}"),
-                )
+            choosing = progress(f"fits of {config.title}")
+            one = judge_system(
+                config, trained, tested, workshop, sources, how, kept=kept, report=choosing, progress=show
             )
-            continue
-        run = train(config, trained, place, workshop, resume=True, report=report(config))
-        judged.append(
-            judge_run(
+        else:
+            run = train(config, trained, place, workshop, resume=True, report=report(config))
+            one = judge_run(
                 run,
                 tested.test,
                 tested.scale,
@@ -302,9 +293,9 @@ def judge_methods(
                 allow_seen=trained.report.leak_kept,
                 data=tested.name,
                 kept=kept,
-                progress=progress(f"tasks of {config.title}"),
+                progress=show,
             )
-        )
+        judged.append(one)
     return judged
 
 
