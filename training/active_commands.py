@@ -36,12 +36,7 @@ CLOSED_FORM = "closed form"
 TrainOn = Annotated[
     Path | None, typer.Option(help="Data set that PAM is fitted to; without it PAM is left out.")
 ]
-TrainFormat = Annotated[str, typer.Option(help="Its layout.")]
 PamSettings = Annotated[str, typer.Option(help="Configuration of PAM: a TOML file, or a shipped one's name.")]
-Attributes = Annotated[
-    Path | None,
-    typer.Option(help="Checkpoint of the attribute predictor; without, attributes are computed by hand."),
-]
 Bundle = Annotated[
     Path | None,
     typer.Option(help="Folder of the bundle whose closed-form adaptation is judged; left out without it."),
@@ -59,11 +54,11 @@ def active(
     format: options.Format = "table",
     groups: options.Groups = None,
     train_on: TrainOn = None,
-    train_format: TrainFormat = "table",
+    train_format: options.TrainFormat = "table",
     train_groups: options.TrainGroups = None,
     config: PamSettings = "pam_both",
     overrides: options.Overrides = None,
-    attributes: Attributes = None,
+    attributes: options.Attributes = None,
     bundle: Bundle = None,
     shots: Shots = [10, 20, 50],  # noqa: B006
     start: Annotated[int, typer.Option(min=1, help="Random ratings before the first choice.")] = START,
