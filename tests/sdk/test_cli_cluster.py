@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import warnings
@@ -16,6 +17,7 @@ from piaa_sdk.cli_cluster import _own_stream
 from piaa_sdk.engines import BatchScorer
 from piaa_sdk.engines.job_folder import JobFolder, JobRecord, encode_rows
 from piaa_sdk.engines.parts import split
+from piaa_sdk.engines.ray_data import local_settings
 from piaa_sdk.errors import PiaaWarning
 from piaa_sdk.terminal import Console
 
@@ -23,6 +25,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from typer.testing import Result
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _import_ray_as_on_this_machine() -> None:
+    """Ray notes at its import whether it asks for tokens, for as long as the process lives.
+
+    Imported here as it is for an address that is given, it would refuse the clusters of this machine that
+    other tests of the process start.
+    """
+    with local_settings():
+        importlib.import_module("ray")
 
 
 def run(*arguments: object, code: int = 0) -> Result:
