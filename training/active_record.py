@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Self
 
@@ -11,6 +10,7 @@ import numpy as np
 from piaa_sdk.errors import ModelFormatError, RatingError
 from training.evaluation_record import Conditions, to_plain
 from training.intervals import summarize
+from training.records import read_record
 from training.tables import LEGEND, Column, Kind, Table
 
 if TYPE_CHECKING:
@@ -179,13 +179,7 @@ class ActiveSelection:
         Raises:
             ModelFormatError: It cannot be read, is of another kind or format, or incomplete.
         """
-        try:
-            record = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
-            raise ModelFormatError(f"{path} cannot be read as a record of {_KIND}: {error}") from error
-        if not isinstance(record, dict):
-            raise ModelFormatError(f"{path} is no record of {_KIND}: it holds no object")
-        return cls.from_json(record, str(path))
+        return cls.from_json(read_record(path, f"a record of {_KIND}"), str(path))
 
     def _step(self, shots: int) -> int:
         if shots not in self.conditions.shots:

@@ -15,7 +15,6 @@ finite numbers has no number from there on.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Self
 
@@ -25,6 +24,7 @@ from piaa_sdk.errors import DivergenceError, ModelFormatError
 from piaa_sdk.metrics import srocc
 from training.evaluation import draw_tasks
 from training.evaluation_record import Conditions, to_plain
+from training.records import read_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -145,13 +145,7 @@ class AdaptationTrace:
         Raises:
             ModelFormatError: It cannot be read, is something else, of another format, or incomplete.
         """
-        try:
-            record = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
-            raise ModelFormatError(f"{path} cannot be read as an {KIND}: {error}") from error
-        if not isinstance(record, dict):
-            raise ModelFormatError(f"{path} is no {KIND}: it holds no object")
-        return cls.from_json(record, str(path))
+        return cls.from_json(read_record(path, f"an {KIND}"), str(path))
 
 
 def trace_adaptation(

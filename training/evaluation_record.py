@@ -13,6 +13,7 @@ import numpy as np
 
 from piaa_sdk.errors import ModelFormatError, RatingError
 from training.intervals import Figure, Interval
+from training.records import read_record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -248,13 +249,7 @@ class Evaluation:
         Raises:
             ModelFormatError: It cannot be read, is of another format, or incomplete.
         """
-        try:
-            record = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
-            raise ModelFormatError(f"{path} cannot be read as an evaluation: {error}") from error
-        if not isinstance(record, dict):
-            raise ModelFormatError(f"{path} is no evaluation: it holds no object")
-        return cls.from_json(record, str(path))
+        return cls.from_json(read_record(path, "an evaluation"), str(path))
 
 
 def without_people(record: Mapping[str, Any]) -> dict[str, Any]:

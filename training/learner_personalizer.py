@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from piaa_sdk.errors import SupportSetError
 from piaa_sdk.finetune.full import Examples
 
 if TYPE_CHECKING:
@@ -71,8 +70,7 @@ class LearnerPersonalizer:
         Raises:
             SupportSetError: There are fewer than two images.
         """
-        if len(support.images) < 2:
-            raise SupportSetError(f"{len(support.images)} rated pictures; at least 2 are needed")
+        support.check_pair()
         examples = Examples(
             self.source.take(support.images, None).to(self.device),
             torch.tensor(self._to_target(support.ratings), dtype=self._dtype, device=self.device),

@@ -38,6 +38,27 @@ class Support:
     ratings: FloatArray
     seed: int = 0
 
+    def check_pair(self) -> None:
+        """Refuse fewer than two ratings.
+
+        Raises:
+            SupportSetError: There are fewer.
+        """
+        if len(self.images) < 2:
+            raise SupportSetError(f"{len(self.images)} rated pictures; at least 2 are needed")
+
+    def check_difference(self) -> None:
+        """Refuse ratings that no order can be learned from.
+
+        Raises:
+            SupportSetError: There are fewer than two, or all are equal.
+        """
+        if len(self.images) < 2 or np.ptp(self.ratings) == 0:
+            raise SupportSetError(
+                f"{len(self.images)} ratings without a difference between them teach nothing; "
+                "two different ones are the least"
+            )
+
 
 class Predictor(Protocol):
     """What scores pictures for one person."""
@@ -102,11 +123,7 @@ class KernelPersonalizer:
         Raises:
             SupportSetError: Fewer than two ratings, all equal, or more than the SDK learns from at once.
         """
-        if len(support.images) < 2 or np.ptp(support.ratings) == 0:
-            raise SupportSetError(
-                f"{len(support.images)} ratings without a difference between them teach nothing; "
-                "two different ones are the least"
-            )
+        support.check_difference()
         names = tuple(map(str, support.images))
         ratings = np.asarray(support.ratings, dtype=np.float64)
         head = adapt(self.prior, SupportSet(self.embeddings[support.images], ratings, names))

@@ -6,7 +6,6 @@ that person's ratings. It is made for figures, not to be published.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,6 +14,7 @@ import numpy as np
 from piaa_sdk.errors import ModelFormatError
 from training.evaluation import support_and_query
 from training.evaluation_record import digest_of_table, to_plain
+from training.records import read_record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -101,13 +101,7 @@ class UserScores:
         Raises:
             ModelFormatError: It cannot be read, is of another format, or incomplete.
         """
-        try:
-            record = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
-            raise ModelFormatError(f"{path} cannot be read as scores: {error}") from error
-        if not isinstance(record, dict):
-            raise ModelFormatError(f"{path} holds no scores: it is no object")
-        return cls.from_json(record, str(path))
+        return cls.from_json(read_record(path, "scores"), str(path))
 
 
 def score_user(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -11,6 +12,11 @@ if TYPE_CHECKING:
     from training.baselines.features import PictureFeatures
     from training.data.ratings import RatingTable
     from training.personalizers import Personalizer
+
+
+def combinations(**offered: Sequence[Any]) -> list[Mapping[str, Any]]:
+    """Return every combination of one value of each setting, the last setting changing fastest."""
+    return [dict(zip(offered, values, strict=True)) for values in product(*offered.values())]
 
 
 class FittedBaseline(Protocol):

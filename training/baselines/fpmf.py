@@ -27,14 +27,14 @@ regression on the frozen item side is what the model itself says. Our choices:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from sklearn.linear_model import RidgeCV
 
-from piaa_sdk.errors import ModelFormatError, SupportSetError
+from piaa_sdk.errors import ModelFormatError
+from training.baselines.base import combinations
 from training.baselines.components import ContentComponents
 from training.baselines.features import Standardizer, check_inputs
 
@@ -96,12 +96,9 @@ class FpmfConfig:
 
     def candidates(self) -> list[Mapping[str, Any]]:
         """Return every combination of dimensions, penalty in training and weight of the prior."""
-        return [
-            {"dimensions": dimensions, "item_strength": item_strength, "strength": strength}
-            for dimensions, item_strength, strength in product(
-                self.dimensions, self.item_strengths, self.strengths
-            )
-        ]
+        return combinations(
+            dimensions=self.dimensions, item_strength=self.item_strengths, strength=self.strengths
+        )
 
     def fit(
         self,
@@ -417,11 +414,7 @@ class FpmfPersonalizer:
         Raises:
             SupportSetError: Fewer than two ratings, or all equal.
         """
-        if len(support.images) < 2 or np.ptp(support.ratings) == 0:
-            raise SupportSetError(
-                f"{len(support.images)} ratings without a difference between them teach nothing; "
-                "two different ones are the least"
-            )
+        support.check_difference()
         vectors = self.vectors[support.images]
         matrix = vectors.T @ vectors
         matrix[np.diag_indices_from(matrix)] += self.strength * self.noise

@@ -40,17 +40,17 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field, replace
-from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from piaa_sdk.errors import ModelFormatError, RatingError, SupportSetError
+from piaa_sdk.errors import ModelFormatError, RatingError
 from piaa_sdk.finetune.adam import Adam, AdamSettings
 from piaa_sdk.finetune.checks import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, check_settings
 from piaa_sdk.finetune.full import first_of, seeded, squared_error
 from piaa_sdk.finetune.network import AestheticHead, HeadConfig
+from training.baselines.base import combinations
 from training.data.personality import TRAITS
 from training.sources import embed_images
 from training.standard_deviation import floored_std
@@ -185,10 +185,7 @@ class PaIaaConfig:
 
     def candidates(self) -> list[Mapping[str, Any]]:
         """Return every combination of iterations and the two rates of fine-tuning."""
-        return [
-            {"iterations": iterations, "rate": rate, "new_rate": new_rate}
-            for iterations, rate, new_rate in product(self.iterations, self.rates, self.new_rates)
-        ]
+        return combinations(iterations=self.iterations, rate=self.rates, new_rate=self.new_rates)
 
     def fit(
         self,
@@ -358,8 +355,7 @@ class PaIaaPersonalizer:
             SupportSetError: There are fewer than two pictures.
             DivergenceError: The loss left the finite numbers.
         """
-        if len(support.images) < 2:
-            raise SupportSetError(f"{len(support.images)} rated pictures; at least 2 are needed")
+        support.check_pair()
         own = self.fitted
         with seeded(support.seed, _CPU):
             network = PersonalNetwork(copy.deepcopy(own.network), own.settings.new_hidden)

@@ -21,7 +21,6 @@ numbers, the softmax of a classifier that was taught the classes of k-means.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -30,7 +29,8 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVR
 
-from piaa_sdk.errors import ModelFormatError, SupportSetError
+from piaa_sdk.errors import ModelFormatError
+from training.baselines.base import combinations
 from training.baselines.features import Standardizer, check_inputs
 from training.baselines.generic_score import GenericScore
 
@@ -96,10 +96,7 @@ class PamConfig:
 
     def candidates(self) -> list[Mapping[str, Any]]:
         """Return every combination of cost, scale and tube."""
-        return [
-            {"cost": cost, "scale": scale, "tube": tube}
-            for cost, scale, tube in product(self.costs, self.scales, self.tubes)
-        ]
+        return combinations(cost=self.costs, scale=self.scales, tube=self.tubes)
 
     def fit(
         self,
@@ -281,11 +278,7 @@ class PamPersonalizer:
         Raises:
             SupportSetError: Fewer than two ratings, or all equal.
         """
-        if len(support.images) < 2 or np.ptp(support.ratings) == 0:
-            raise SupportSetError(
-                f"{len(support.images)} ratings without a difference between them teach nothing; "
-                "two different ones are the least"
-            )
+        support.check_difference()
         how = self.regression
         regressor = SVR(kernel="rbf", C=how.cost, gamma=how.scale, epsilon=how.tube)
         regressor.fit(self.descriptors[support.images], support.ratings - self.scores[support.images])

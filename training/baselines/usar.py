@@ -31,19 +31,19 @@ Ranker, distribution and fusion are not visible to us. Our choices:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from scipy.special import expit
 
-from piaa_sdk.errors import ModelFormatError, SupportSetError
+from piaa_sdk.errors import ModelFormatError
 from piaa_sdk.metrics import plcc
 from training.baselines.aesthetic_distribution import (
     expected_ratings,
     learn_distribution,
     spread_over_levels,
 )
+from training.baselines.base import combinations
 from training.baselines.components import ContentComponents
 from training.baselines.features import Standardizer
 from training.baselines.generic_score import GenericScore
@@ -123,7 +123,7 @@ class UsarConfig:
             offered |= {"ranking_strength": self.ranking_strengths, "neighbors": self.neighbors}
         if self.form != "ppr":
             offered |= {"distribution_strength": self.distribution_strengths}
-        return [dict(zip(offered, values, strict=True)) for values in product(*offered.values())]
+        return combinations(**offered)
 
     def fit(
         self,
@@ -473,11 +473,7 @@ class UsarPersonalizer:
         Raises:
             SupportSetError: Fewer than two ratings, or all equal.
         """
-        if len(support.images) < 2 or np.ptp(support.ratings) == 0:
-            raise SupportSetError(
-                f"{len(support.images)} ratings without a difference between them teach nothing; "
-                "two different ones are the least"
-            )
+        support.check_difference()
         fused = self._fused(support)
         spread = float(np.std(support.ratings)) * self.crowd.agreement
         return UsarPredictor(
