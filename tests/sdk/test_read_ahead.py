@@ -29,7 +29,7 @@ from piaa_sdk.read_ahead import Fetch, ReadAhead, stamp_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from storage_standin import BucketStandIn, WebStandIn
+    from storage_standin import BucketStandIn, WebHandler, WebStandIn
 
 __all__ = ["bucket", "clients", "web"]  # fixtures
 
@@ -317,11 +317,17 @@ def test_closing_in_mid_run_ends_at_once(
     """Whatever the threads wait for: a silent server, their turn, or room in the buffer."""
     for number in range(10, 64):
         web.faults[f"/{number:02d}.png"] = [silent]
+
+    def after_the_others(handler: WebHandler) -> None:
+        until(lambda: len(web.requests) > 10)
+        handler.serve("/00.png")
+
+    # A result that is there early would be yielded before more than a few photos are asked for.
+    web.faults["/00.png"] = [after_the_others]
     results = embed_images(backbone, ModelBundle.load(tiny_bundle).preprocessing, iter(many), workers=2)
     for _ in range(takes):
         next(results)
-    if takes:
-        until(lambda: len(web.requests) > 10)
+    assert not takes or len(web.requests) > 10
     begin = time.monotonic()
     results.close()
     assert time.monotonic() - begin < 20  # a silent server is given up after 30
