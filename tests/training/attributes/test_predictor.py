@@ -14,7 +14,6 @@ import torch
 from piaa_sdk.errors import ModelFormatError, ModelNotFoundError
 from training import __main__ as program
 from training.attributes.predictor import RUN_NAME, TENSORS_NAME, AttributePredictor, FrozenBackbone
-from training.attributes.ridge import STRENGTHS, fit_ridge
 from training.attributes.source import AttributeSource, attribute_features
 from training.data.aadb_attributes import ATTRIBUTES, read_labels, read_training_labels
 from training.data.ratings import read_rating_table
@@ -45,31 +44,6 @@ def folder(predictor: AttributePredictor, tmp_path: Path) -> Path:
     return tmp_path / "predictor"
 
 
-def test_ridge_finds_planted_weights_and_no_weights_where_there_is_chance() -> None:
-    """With 400 rows, 10 inputs and little noise the weights are known; chance gets the strongest penalty."""
-    rng = np.random.default_rng(0)
-    inputs, weights = rng.normal(size=(400, 10)), rng.normal(size=10)
-    targets = np.stack([3 + inputs @ weights + rng.normal(0, 0.01, 400), rng.normal(size=400)], axis=1)
-    fit = fit_ridge(inputs, targets, folds=5, seed=0)
-    np.testing.assert_allclose(fit.weights[:, 0], weights, atol=0.02)
-    assert fit.offsets[0] == pytest.approx(3, abs=0.02)
-    assert fit.strengths[0] == pytest.approx(min(STRENGTHS))
-    assert fit.strengths[1] > 1
-    assert np.abs(fit.weights[:, 1]).max() < 0.05
-
-
-def test_ridge_solves_the_normal_equations() -> None:
-    """The decomposition is a twin of (X'X + p I) w = X'y on standardized inputs."""
-    rng = np.random.default_rng(1)
-    inputs, targets = rng.normal(size=(30, 4)) * [1, 2, 3, 4], rng.normal(size=(30, 1))
-    fit = fit_ridge(inputs, targets, folds=5, seed=0)
-    wide = (inputs - inputs.mean(axis=0)) / (inputs.std(axis=0) + 1e-6)
-    system = wide.T @ wide
-    penalty = fit.strengths[0] * np.trace(system) / 4
-    expected = np.linalg.solve(system + penalty * np.eye(4), wide.T @ (targets - targets.mean()))
-    np.testing.assert_allclose(fit.weights[:, 0] * (inputs.std(axis=0) + 1e-6), expected[:, 0], rtol=1e-6)
-
-
 def test_what_pictures_show_is_learned_and_chance_is_not(predictor: AttributePredictor) -> None:
     """Of the miniature, Light is brightness and ColorHarmony warmth; Content is constant, Symmetry chance."""
     assert predictor.srocc["Light"] > 0.9
@@ -77,6 +51,18 @@ def test_what_pictures_show_is_learned_and_chance_is_not(predictor: AttributePre
     assert np.isnan(predictor.srocc["Content"])
     assert abs(predictor.srocc["Symmetry"]) < 0.6
     assert list(predictor.srocc) == list(ATTRIBUTES)
+
+
+def test_predictions_are_in_the_units_of_the_labels(
+    predictor: AttributePredictor, aadb_labels_folder: Path
+) -> None:
+    """A regression with an offset meets the mean of its targets; chance gets the stronger penalty."""
+    training, _ = read_training_labels(aadb_labels_folder)
+    found = predictor.predict_pictures(training.paths)
+    np.testing.assert_allclose(found.mean(axis=0), training.values.mean(axis=0), atol=1e-4)
+    columns = {name: column for column, name in enumerate(ATTRIBUTES)}
+    assert found[:, columns["Light"]].std() > 0.8 * training.values[:, columns["Light"]].std()
+    assert predictor.strengths[columns["Symmetry"]] > predictor.strengths[columns["Light"]]
 
 
 def test_shuffled_labels_teach_nothing(aadb_labels_folder: Path) -> None:
