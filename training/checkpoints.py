@@ -41,6 +41,7 @@ PRIOR_PREFIX = "prior."
 _PACKAGES = (
     "numpy",
     "pillow",
+    "scikit-learn",
     "safetensors",
     "scipy",
     "timm",
