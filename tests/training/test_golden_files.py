@@ -18,6 +18,7 @@ from PIL import Image
 
 from piaa_sdk.errors import ModelFormatError
 from piaa_sdk.rating_scale import RatingScale
+from training.attributes.predictor import AttributePredictor
 from training.data.packed import PackedImages, pack
 from training.evaluation_record import Evaluation
 from training.learner_personalizer import LearnerPersonalizer
@@ -29,6 +30,7 @@ from training.tables import curve_table, one_method
 
 GOLDEN = Path(__file__).parent / "golden"
 EVALUATION, RUN, PACKED = GOLDEN / "evaluation_v1.json", GOLDEN / "run_v1", GOLDEN / "packed_v1"
+PREDICTOR = GOLDEN / "predictor_v1"
 EMBEDDING_DIM = 512
 
 
@@ -126,3 +128,18 @@ def test_pictures_packed_by_version_1_can_be_added_to(tmp_path: Path) -> None:
     files = json.loads((folder / "index.json").read_bytes())["files"]
     assert files["/pictures/1-again.png"] == [77, 0, 1]
     assert files[str(picture)][2] == 3
+
+
+def test_an_attribute_predictor_of_version_1_predicts_as_it_did() -> None:
+    """Embeddings from a formula, so that no backbone is needed."""
+    predictor = AttributePredictor.load(PREDICTOR)
+    assert (predictor.network.backbone, predictor.network.size, predictor.untrained) == ("resnet18", 32, True)
+    places = np.arange(2 * EMBEDDING_DIM, dtype=np.float64).reshape(2, EMBEDDING_DIM)
+    found = predictor.predict(1 + np.sin(places))
+    assert found[0] == pytest.approx(
+        [0.05868, 11.132, 0.25, -0.02024, -0.45939, 0.00502, 0.00556, 0.01648, 0.01415, 0.22259, -8.42764],
+        abs=2e-4,
+    )
+    assert predictor.srocc["Light"] == pytest.approx(0.98928, abs=1e-5)
+    assert np.isnan(predictor.srocc["Content"])
+    assert predictor.digest().startswith("f411a3f526038059")
