@@ -41,8 +41,8 @@ PRIOR_PREFIX = "prior."
 _PACKAGES = (
     "numpy",
     "pillow",
-    "scikit-learn",
     "safetensors",
+    "scikit-learn",
     "scipy",
     "timm",
     "torch",
