@@ -12,7 +12,7 @@ import torch
 import typer
 
 from piaa_sdk.choices import Method
-from piaa_sdk.errors import PiaaError
+from piaa_sdk.errors import ImageError, PiaaError
 from piaa_sdk.fine_tuned import FineTuneOptions
 from piaa_sdk.head import Prior
 from piaa_sdk.rating_scale import RatingScale
@@ -147,13 +147,19 @@ gradient_commands.register(app)
 score_commands.register(app)
 
 
+_IMAGE_REMEDY = (
+    "put a whole picture in its place, or take it out of the folder: its ratings are then left out"
+)
+
+
 def main() -> None:
     """Run the program with the arguments it was started with."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         app(prog_name="python -m training")
     except PiaaError as error:
-        options.say(f"error: {' '.join(str(error).split())}")
+        remedy = f"; {_IMAGE_REMEDY}" if isinstance(error, ImageError) else ""
+        options.say(f"error: {' '.join(str(error).split())}{remedy}")
         sys.exit(1)
 
 

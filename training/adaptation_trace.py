@@ -120,8 +120,8 @@ class AdaptationTrace:
         version, kind = record.get("format_version"), record.get("kind")
         if version != FORMAT_VERSION or kind != KIND:
             raise ModelFormatError(
-                f"{source} holds {kind!r} of format {version}, must be {KIND!r} of format {FORMAT_VERSION}; "
-                "make one with: python -m training trace"
+                f"{source} holds no {KIND} of format {FORMAT_VERSION}, but {kind or 'something else'} of "
+                f"format {version}; make one with python -m training trace"
             )
         try:
             known = {part.name: record["conditions"][part.name] for part in fields(Conditions)}

@@ -226,6 +226,10 @@ class Evaluation:
         Raises:
             ModelFormatError: It is of another format, or incomplete.
         """
+        if not record.keys() >= {"method", "results", "facts"}:
+            raise ModelFormatError(
+                f"{source} holds no evaluation; make one with python -m training table, judge or evaluate"
+            )
         version = record.get("format_version")
         if version != FORMAT_VERSION:
             raise ModelFormatError(

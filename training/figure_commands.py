@@ -33,21 +33,25 @@ app = typer.Typer(no_args_is_help=True, help="Draw figures of stored evaluations
 
 Stored = Annotated[list[Path], typer.Argument(help="JSON files that judge, evaluate and table wrote.")]
 Output = Annotated[Path, typer.Argument(help="File for the figure; .png and .svg are written.")]
-Shots = Annotated[int, typer.Option(min=1, help="M.")]
+Shots = Annotated[
+    int | None, typer.Option(min=1, help="M. The largest that all were judged with by default.")
+]
 
 
 @app.command("users")
-def draw_users(evaluations: Stored, output: Output, shots: Shots = 100) -> None:
+def draw_users(evaluations: Stored, output: Output, shots: Shots = None) -> None:
     """Fig. 4: prior against personalized SROCC of each user, for one method or two."""
     if len(evaluations) > _MOST_METHODS:
         raise RatingError(f"{len(evaluations)} evaluations are given; this figure has place for one or two")
-    _save(users.draw_users(load_all(evaluations), shots), output)
+    found = load_all(evaluations)
+    _save(users.draw_users(found, _shots(found, shots)), output)
 
 
 @app.command("grid")
-def draw_grid(evaluations: Stored, output: Output, shots: Shots = 100) -> None:
+def draw_grid(evaluations: Stored, output: Output, shots: Shots = None) -> None:
     """Fig. 5: SROCC over k and S for each split; takes the folder of the grid command, too."""
-    _save(grid.draw_grid(load_all(evaluations), shots), output)
+    found = load_all(evaluations)
+    _save(grid.draw_grid(found, _shots(found, shots)), output)
 
 
 @app.command("curve")
@@ -57,9 +61,10 @@ def draw_curve(evaluations: Stored, output: Output) -> None:
 
 
 @app.command("calibration")
-def draw_calibration(evaluations: Stored, output: Output, shots: Shots = 100) -> None:
+def draw_calibration(evaluations: Stored, output: Output, shots: Shots = None) -> None:
     """Show what intervals by the predicted standard deviations promise against what they hold."""
-    _save(calibration.draw_calibration(load_all(evaluations), shots), output)
+    found = load_all(evaluations)
+    _save(calibration.draw_calibration(found, _shots(found, shots)), output)
 
 
 @app.command("hard-users")
@@ -68,11 +73,12 @@ def draw_hard_users(
     ratings: options.Folder,
     output: Output,
     format: options.Format = TABLE,
-    shots: Shots = 100,
+    shots: Shots = None,
     count: Annotated[int, typer.Option(min=1, help="Hardest and easiest users to list.")] = 5,
 ) -> None:
     """Fig. 11: which users are hard, and why; the table is written beside the figure, as .md."""
     stored = Evaluation.load(evaluation)
+    shots = _shots([stored], shots)
     found = hard_users.hard_users(stored, judged_table(stored.conditions, ratings, format), shots)
     listed = hard_users.hard_users_table(found, count).to_markdown()
     typer.echo(listed)
@@ -126,6 +132,22 @@ def judged_table(conditions: Conditions, folder: Path, format: str) -> RatingTab
 def register(program: typer.Typer) -> None:
     """Add the commands to a program."""
     program.add_typer(app, name="figure")
+
+
+def _shots(evaluations: Sequence[Evaluation], asked: int | None) -> int:
+    """Return the M that a figure shall show.
+
+    Raises:
+        RatingError: None is asked for, and there is none that all were judged with.
+    """
+    if asked is not None:
+        return asked
+    common = set.intersection(*(set(evaluation.conditions.shots) for evaluation in evaluations))
+    if not common:
+        raise RatingError(
+            "the evaluations have no M in common; judge the methods alike, with the same --shots"
+        )
+    return max(common)
 
 
 def _save(figure: Drawing, output: Path) -> Path:

@@ -28,6 +28,21 @@ def write_file(path: Path, content: str | bytes) -> None:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder that results shall lie in, and see that it can be written to, before work begins.
+
+    Raises:
+        OutputError: The disk refuses, or something else is there.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be written to: {error.strerror or error}; name another folder"
+        ) from error
+
+
 @contextlib.contextmanager
 def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Fill a folder out of sight and move it into place at the end.

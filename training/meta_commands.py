@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,11 +23,11 @@ from training.data.splits import train_on_all
 from training.distributed import joined_ranks
 from training.evaluation_record import Evaluation
 from training.experiment import Backbone, Hardware, Workshop, train
-from training.folder_writing import write_file
+from training.folder_writing import make_folder, write_file
 from training.grid import GRID, table_of_grid
 from training.judging import Judging
 from training.meta_config import MetaConfig
-from training.printed import Order, printed_cell
+from training.printed import NOTE, Order, printed_cell
 from training.published import (
     TABLE_METHODS,
     compare_to_baseline,
@@ -49,7 +50,7 @@ from training.tables import (
 from training.tasks import LEAST_RATINGS, count_people
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from training.data.dataset import Dataset
     from training.data.ratings import RatingTable
@@ -285,27 +286,33 @@ def table(
         AttributeSource() if attributes is None else AttributeSource.load(attributes, weights=weights),
         None if personality is None else read_personality(personality),
     )
+    if sources.personality is not None:
+        options.say(str(sources.personality))
     if train_on is None:
         trained = tested = _split(ratings, format, scale, seed, train_groups, test_groups, keep_leak)
     else:
         trained = _split_to_train(train_on, train_format, scale, seed, train_groups, keep_leak)
         tested = _split_to_test(ratings, format, scale, seed, test_groups)
     _say_who_is_dropped(trained, f"train on:\n{trained}\n\ntest on:\n{tested}")
-    judged = judge_methods(
-        configs,
-        trained,
-        tested,
-        output,
-        _workshop(mode, cache, weights, untrained, device, bf16, channels_last),
-        sources,
-        how=Judging(shots, repeats, control_repeats, users, curve, seed),
-        report=options.show_training,
-        progress=options.show_progress,
-    )
-    _write_table(output, judged, is_curve=curve)
+    with _saying_how_to_go_on():
+        judged = judge_methods(
+            configs,
+            trained,
+            tested,
+            output,
+            _workshop(mode, cache, weights, untrained, device, bf16, channels_last),
+            sources,
+            how=Judging(shots, repeats, control_repeats, users, curve, seed),
+            report=options.show_training,
+            progress=options.show_progress,
+            say=options.say,
+        )
+    _write_table(output, judged, overrides or (), is_curve=curve)
 
 
-def _write_table(folder: Path, judged: Sequence[Evaluation], *, is_curve: bool) -> None:
+def _write_table(
+    folder: Path, judged: Sequence[Evaluation], overrides: Sequence[str], *, is_curve: bool
+) -> None:
     """Write and print Table I with the printed order, or a learning curve."""
     if is_curve:
         made, name, orders = curve_table(judged), "curve", []
@@ -313,7 +320,10 @@ def _write_table(folder: Path, judged: Sequence[Evaluation], *, is_curve: bool) 
         made, name = methods_table(judged, compare_to_baseline(judged), printed_cell), "table"
         orders = [Order.of(judged, shots) for shots in judged[0].conditions.shots]
         orders = [order for order in orders if order.pairs]
-    text = "\n".join([_text(made, judged), *(f"\n{order}" for order in orders)])
+    notes = [f"Settings put on top of the shipped ones: {', '.join(overrides)}."] if overrides else []
+    if orders:
+        notes += ["", NOTE, *map(str, orders)]
+    text = "\n".join([_text(made, judged), *notes])
     write_file(folder / f"{name}.csv", made.to_csv())
     write_file(folder / f"{name}.md", text + "\n")
     for order in orders:
@@ -354,16 +364,18 @@ def grid(
     split = _split(ratings, format, scale, seed, train_groups, test_groups, False)
     _say_who_is_dropped(split, str(split))
     workshop = _workshop(mode, cache, weights, untrained, device, False, False)
-    found = table_of_grid(
-        GRID.over(levels, tasks, steps),
-        lambda settings: load_config(config, [*(overrides or []), *settings]),
-        split,
-        output,
-        workshop,
-        how=Judging([shots], repeats, 0, users, seed=seed),
-        report=options.show_training,
-        progress=options.show_progress,
-    )
+    make_folder(output)
+    with _saying_how_to_go_on():
+        found = table_of_grid(
+            GRID.over(levels, tasks, steps),
+            lambda settings: load_config(config, [*(overrides or []), *settings]),
+            split,
+            output,
+            workshop,
+            how=Judging([shots], repeats, 0, users, seed=seed),
+            report=options.show_training,
+            progress=options.show_progress,
+        )
     write_file(output / "grid.csv", found.to_csv())
     write_file(output / "grid.md", _text(found) + "\n")
     _print(found)
@@ -449,6 +461,15 @@ def _say_who_is_dropped(split: Split, text: str) -> None:
             f"{few} of the {len(split.train.users)} training users have fewer than {LEAST_RATINGS} ratings "
             "and are no task"
         )
+
+
+@contextlib.contextmanager
+def _saying_how_to_go_on() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        options.say("\nstopped; the same command goes on, with what is finished as it is")
+        raise
 
 
 def _check_resume(run: Path, *, resume: bool, force: bool) -> None:

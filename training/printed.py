@@ -40,6 +40,12 @@ TABLE_1: dict[str, dict[int, tuple[float, float]]] = {
 }
 """Table I of Zhu et al. 2020: by method and M, mean and standard deviation."""
 
+NOTE = (
+    "Printed: Table I of Zhu et al. 2020, 37 users of FLICKR-AES; other people, pictures and features than "
+    "here, so that only the order of methods can be compared."
+)
+"""What has to stand under any table with printed figures."""
+
 _AGREES, _CONTRADICTS, _UNDECIDED, _TIED = "agrees", "contradicts", "undecided", "tied in print"
 
 

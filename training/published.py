@@ -17,6 +17,7 @@ from training.data.splits import image_name_digest
 from training.data.splits import split as split_dataset
 from training.evaluation import count_seen, refuse_seen
 from training.experiment import load_personalizer, train
+from training.folder_writing import make_folder
 from training.judging import judge_once
 from training.meta_config import MetaConfig
 
@@ -254,6 +255,7 @@ def judge_methods(
     how: Judging,
     report: Callable[[MetaConfig], Reporter],
     progress: Callable[[str], Callable[[int, int], None]],
+    say: Callable[[str], None],
 ) -> list[Evaluation]:
     """Train methods and judge all on the same users and supports: what Table I is made of.
 
@@ -267,11 +269,14 @@ def judge_methods(
         how: Supports, users and repeats.
         report: Makes what is told of a meta-training.
         progress: Makes what is told of choosing settings and of judging.
+        say: Told of each method that is judged, at once.
 
     Raises:
         RatingError: Some of those to test on are among those to train on.
+        OutputError: The folder cannot be written to.
     """
     _check_apart(trained, tested)
+    make_folder(folder)
     judged = []
     for config in configs:
         place = folder / _file_name(config.title)
@@ -296,7 +301,14 @@ def judge_methods(
                 progress=show,
             )
         judged.append(one)
+        say(f"{config.title}: {_figures(one)}; {len(judged)} of {len(configs)} methods")
     return judged
+
+
+def _figures(judged: Evaluation) -> str:
+    return ", ".join(
+        f"{result.figures['personal'].mean:.3f} with M = {result.shots}" for result in judged.results
+    )
 
 
 def compare_to_baseline(judged: Sequence[Evaluation]) -> Comparison | None:

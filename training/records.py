@@ -23,7 +23,9 @@ def read_record(path: Path, what: str) -> dict[str, Any]:
     """
     try:
         record = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise ModelFormatError(f"{path} cannot be read as {what}: {error.strerror or error}") from error
+    except ValueError as error:
         raise ModelFormatError(f"{path} cannot be read as {what}: {error}") from error
     if not isinstance(record, dict):
         raise ModelFormatError(f"{path} is not {what}: it holds no object")

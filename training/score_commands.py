@@ -67,7 +67,10 @@ def scores(
         personalizer, table, dataset.scale, user=user - 1, shots=shots, repeat=repeat, seed=seed
     )
     options.write_json(output, found.to_json())
-    options.say(f"wrote {output}; next, with another method's: python -m training figure examples")
+    options.say(
+        f"wrote {output}; next, with OTHER of another method: python -m training figure examples {output} "
+        f"OTHER {ratings / 'images'} OUTPUT"
+    )
 
 
 def register(program: typer.Typer) -> None:

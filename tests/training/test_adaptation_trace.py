@@ -195,8 +195,11 @@ def test_what_is_no_trace_is_refused(planted: tuple[RatingTable, torch.Tensor], 
     trace = trace_adaptation(_personalizer(embeddings), table, SCALE, shots=10, users=1)
     record = trace.to_json()
     for odd, said in (
-        ({**record, "format_version": 2}, "of format 2, must be 'adaptation trace' of format 1"),
-        ({**record, "kind": "else"}, "holds 'else'"),
+        (
+            {**record, "format_version": 2},
+            "holds no adaptation trace of format 1, but adaptation trace of format 2",
+        ),
+        ({**record, "kind": "else"}, "but else of format 1"),
         ({**record, "users": []}, "no complete adaptation trace"),
         ({**record, "users": [{**record["users"][0], "query_error": [0.1]}]}, r"curves of \[1, 21\] epochs"),
         ({name: value for name, value in record.items() if name != "method"}, "KeyError"),

@@ -68,7 +68,7 @@ def test_groups_keep_their_people_and_pictures_only(folder: Path) -> None:
     table = read_rating_table(folder, {"b"})
     assert (table.users, table.images, table.ratings.tolist()) == (("eve",), ("images/3.png",), [7])
     assert (table.user_index.tolist(), table.image_index.tolist()) == ([0], [0])
-    with pytest.raises(RatingError, match="no group 'c'; there are a, b"):
+    with pytest.raises(RatingError, match="no group 'c'; its groups are 'a', 'b'"):
         read_rating_table(folder, {"a", "c"})
 
 

@@ -436,6 +436,7 @@ def test_pictures_on_both_sides_are_refused_before_anything_is_trained(
             how=Judging([10], 1),
             report=lambda config: _stop_after(1),
             progress=lambda what: lambda done, total: None,
+            say=lambda text: None,
         )
     assert not (tmp_path / "out").exists()
 

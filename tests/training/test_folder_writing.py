@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 from piaa_sdk.errors import ModelNotFoundError, OutputError
-from training.folder_writing import new_folder
+from training.folder_writing import make_folder, new_folder
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_the_work(tmp_path: Path) -> None:
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+    (tmp_path / "file").touch()
+    for wrong in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/nowhere")):
+        with pytest.raises(OutputError, match=r"cannot be written to: .*; name another folder"):
+            make_folder(wrong)
 
 
 def test_a_folder_appears_only_when_it_is_complete(tmp_path: Path) -> None:

@@ -165,6 +165,9 @@ def test_table_1_says_what_is_printed_and_what_a_row_lacks(flickr_table: Path) -
     assert "Attributes of the compared systems: hand-computed." in text
     assert "PA_IAA had no images with personality labels" in text
     assert "with the printed order" in text
+    assert "Printed: Table I of Zhu et al. 2020, 37 users of FLICKR-AES; other people" in text
+    settings = [QUICK[place + 1] for place, option in enumerate(QUICK) if option == "--set"]
+    assert f"Settings put on top of the shipped ones: {', '.join(settings)}." in text
     pairs = _rows(flickr_table / "order-100.csv")
     assert len(pairs) == 15 * 14 // 2 - 1, "two rows of BLG-PIAA are one row in print"
 
@@ -574,7 +577,7 @@ def test_errors_are_one_line(
     )
     assert "mode is 'half'" in refused(*train, "--mode", "half")
     assert "device is 'tpu', must be cpu, cuda or" in refused(*train, "--device", "tpu")
-    assert "no group 'd'; there are a, b, c" in refused(
+    assert "no group 'd'; its groups are 'a', 'b', 'c'" in refused(
         *train[:4], "--train-groups", "d", "--test-groups", "c"
     )
     assert "ratings.csv: no such file" in refused("data", tmp_path)

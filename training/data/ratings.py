@@ -316,4 +316,6 @@ def _read_users(folder: Path) -> dict[str, str] | None:
 
 def _check_groups(wanted: Collection[str], found: set[str], folder: Path) -> None:
     if unknown := sorted(set(wanted) - found):
-        raise RatingError(f"{folder}: no group {unknown[0]!r}; there are {', '.join(sorted(found))}")
+        raise RatingError(
+            f"{folder}: no group {unknown[0]!r}; its groups are {', '.join(map(repr, sorted(found)))}"
+        )

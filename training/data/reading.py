@@ -53,7 +53,7 @@ def read_rows(
 
 
 def _demand(columns: tuple[str, ...]) -> str:
-    return f"be {','.join(columns)}" if len(columns) <= 3 else f"name the column {columns[0]} and the others"
+    return f"be {','.join(columns)}" if len(columns) <= 6 else f"name the column {columns[0]} and the others"
 
 
 def parse_rating(text: str, scale: RatingScale | None, place: str) -> float:

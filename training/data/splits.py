@@ -270,11 +270,12 @@ def _roles_by_rule(dataset: Dataset) -> tuple[npt.NDArray[np.intp], int]:
 def _roles_by_group(table: RatingTable, groups: dict[str, Collection[str] | None]) -> npt.NDArray[np.intp]:
     """Return the part (U,) of each user of a table with groups."""
     known = set(table.groups)
+    named = ", ".join(map(repr, sorted(known)))
     part_by_group: dict[str, str] = {}
     for part, names in groups.items():
         for group in sorted(set(names or ())):
             if group not in known:
-                raise RatingError(f"{table.folder}: no group {group!r}; there are {', '.join(sorted(known))}")
+                raise RatingError(f"{table.folder}: no group {group!r}; its groups are {named}")
             if group in part_by_group:
                 raise RatingError(
                     f"group {group!r} is in {part_by_group[group]} and in {part}; a group is in one part"
@@ -282,8 +283,8 @@ def _roles_by_group(table: RatingTable, groups: dict[str, Collection[str] | None
             part_by_group[group] = part
     if groups["test"] is None and groups["train"] is None:
         raise RatingError(
-            f"{table.folder}: a table needs its test groups or its training groups named; there are "
-            f"{', '.join(sorted(known))}"
+            f"{table.folder}: a table needs its test groups or its training groups named "
+            f"(--train-groups, --test-groups); its groups are {named}"
         )
     rest = "test" if groups["test"] is None else "train" if groups["train"] is None else "unused"
     roles = {"unused": _UNUSED, "train": _TRAIN, "validation": _VALIDATION, "test": _TEST}

@@ -58,7 +58,7 @@ def learning_curves(evaluations: Sequence[Evaluation]) -> list[Curve]:
         if not evaluation.conditions.curve:
             raise RatingError(
                 f"{evaluation.method} was not judged as a curve: its query sets differ from M to M; judge it "
-                "again with python -m training judge (or evaluate) --curve and several --shots"
+                "again with --curve and several --shots: python -m training table, judge or evaluate"
             )
         check_alike(evaluations[0], evaluation)
         results = sorted(evaluation.results, key=lambda result: result.shots)

@@ -3,7 +3,7 @@
 Choices: hard is a low personalized SROCC, mean over repeats. Spread is the standard deviation of all ratings
 of a user; agreement is the SROCC of a user's ratings with the mean of all others', on the pictures that
 somebody else rated too, unknown with fewer than ten of them. A user without any SROCC, by equal ratings, is
-marked at the lower edge and stands in no order. In what is shown, users are running numbers from the hardest.
+marked at the lower edge and stands in no order. Users are numbered as the command ``scores`` does, by name.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class HardUsers:
 
     Attributes:
         method: Name of the method that they are hard for.
+        numbers: (U,) their places among the people of the table, from 1.
         ratings: (U,) how many they gave.
         spread: (U,) standard deviation of these, in the units of the ratings.
         commonest: (U,) share of the rating that the user gave most often.
@@ -48,6 +49,7 @@ class HardUsers:
     """
 
     method: str
+    numbers: npt.NDArray[np.intp]
     ratings: npt.NDArray[np.intp]
     spread: FloatArray
     commonest: FloatArray
@@ -102,6 +104,7 @@ def hard_users(evaluation: Evaluation, table: RatingTable, shots: int) -> HardUs
     ratings = [given for _, _, given in table.by_user()]
     return HardUsers(
         method=evaluation.method,
+        numbers=users + 1,
         ratings=np.array([len(ratings[user]) for user in users]),
         spread=np.array([ratings[user].std() for user in users]),
         commonest=np.array([np.unique(ratings[user], return_counts=True)[1].max() for user in users])
@@ -128,7 +131,7 @@ def hard_users_table(found: HardUsers, count: int) -> Table:
         numbers = (found.agreement[position], found.prior[position], found.personal[position])
         rows.append(
             (
-                str(position + 1),
+                str(found.numbers[position]),
                 place,
                 str(found.ratings[position]),
                 f"{found.spread[position]:.2f}",

@@ -172,7 +172,7 @@ def test_a_learning_curve_begins_at_the_prior() -> None:
     np.testing.assert_allclose(found.means, [0.3, 0.4, 0.5])
     np.testing.assert_allclose(found.lows, [0.25, 0.35, 0.45])
     np.testing.assert_allclose(found.highs, [0.37, 0.47, 0.57])
-    with pytest.raises(RatingError, match="judge it again with python -m training judge"):
+    with pytest.raises(RatingError, match="again with --curve and several --shots: python -m training table"):
         learning_curves([some_users(4)])
 
 
@@ -286,13 +286,9 @@ def test_the_table_of_hard_users_names_nobody() -> None:
     evaluation, table = judged_people()
     found = hard_users(evaluation, table, 10)
     rows = hard_users_table(found, 2).rows
-    assert [row[:2] for row in rows] == [
-        ("1", "hardest"),
-        ("2", "hardest"),
-        ("7", "easiest"),
-        ("8", "easiest"),
-        ("9", "no SROCC"),
-    ]
+    assert [row[1] for row in rows] == ["hardest", "hardest", "easiest", "easiest", "no SROCC"]
+    assert (rows[0][0], rows[4][0]) == ("3", "6"), "users 2 and 5, counted from 1 as scores --user does"
+    assert [row[0] for row in rows] == [str(found.numbers[place]) for place in (0, 1, 6, 7, 8)]
     assert rows[0][7] == f"{found.personal[0]:.3f}"
     assert rows[4][2:] == ("60", "0.00", "100%", "-", "-", "-")
     text = hard_users_table(found, 99).to_markdown()
@@ -418,6 +414,10 @@ def test_commands_draw_what_is_stored(
         assert run(monkeypatch, "figure", name, source, tmp_path / "out" / name) == 0
         assert f"{name}.png and" in capsys.readouterr().err
         assert {path.name for path in (tmp_path / "out").glob(f"{name}.*")} == {f"{name}.png", f"{name}.svg"}
+    other = store(tmp_path / "other.json", make_evaluation({20: np.full((2, 9), 0.5)}, np.full((2, 9), 0.2)))
+    assert run(monkeypatch, "figure", "users", one, other, tmp_path / "apart") == 1
+    assert "no M in common" in capsys.readouterr().err
+    assert run(monkeypatch, "figure", "users", other, tmp_path / "ten") == 0, "the M it was judged with"
     assert run(monkeypatch, "figure", "users", one, one, one, tmp_path / "three") == 1
     assert "place for one or two" in capsys.readouterr().err
 
@@ -441,7 +441,7 @@ def test_hard_users_are_joined_with_the_folder_by_a_command(
     assert run(monkeypatch, "figure", "hard-users", stored, folder, tmp_path / "hard", "--shots", 10) == 0
     listed = capsys.readouterr().out
     assert (tmp_path / "hard.md").read_text(encoding="utf-8") == listed
-    assert "| 9 | no SROCC | 60 | 0.00 | 100% |" in listed
+    assert "| 6 | no SROCC | 60 | 0.00 | 100% |" in listed
     assert (tmp_path / "hard.png").is_file()
     (folder / "ratings.csv").write_text("\n".join(["user,image,score", *lines[1:]]) + "\n", encoding="utf-8")
     assert run(monkeypatch, "figure", "hard-users", stored, folder, tmp_path / "hard", "--shots", 10) == 1
@@ -456,5 +456,5 @@ def test_what_cannot_be_drawn_is_said(
     assert "holds no evaluation" in capsys.readouterr().err
     (tmp_path / "bad.json").write_text("{}")
     assert run(monkeypatch, "figure", "users", tmp_path / "bad.json", tmp_path / "out") == 1
-    assert "evaluate again" in capsys.readouterr().err
+    assert "holds no evaluation; make one with" in capsys.readouterr().err
     assert not list(tmp_path.glob("out*"))
