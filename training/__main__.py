@@ -94,9 +94,7 @@ def evaluate(
     learning_rate: Annotated[float | None, typer.Option(help="alpha_f of fine-tuning.")] = None,
     threads: options.Threads = 2,
     output: Annotated[Path | None, typer.Option(help="JSON file for the results.")] = None,
-    allow_seen: Annotated[
-        bool, typer.Option("--allow-seen", help="Even if the bundle was trained on these people or pictures.")
-    ] = False,
+    allow_seen: options.AllowSeen = False,
 ) -> None:
     """Judge a bundle: prior, personal and a shuffled-user control, on the same query pictures."""
     torch.set_num_threads(threads)

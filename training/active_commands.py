@@ -11,7 +11,6 @@ import typer
 
 from piaa_sdk.errors import ModelFormatError, RatingError
 from piaa_sdk.head import Prior
-from piaa_sdk.rating_scale import RatingScale
 from piaa_sdk.scorer import Scorer
 from training import cli_options as options
 from training.active_selection import START, Contest, ResidualCriterion, VarianceCriterion, select_actively
@@ -20,15 +19,16 @@ from training.baselines.config import FOLDER, BaselineConfig
 from training.baselines.judging import collect_features
 from training.baselines.pam import FittedPam, PamConfig
 from training.baselines.validation import fit_chosen
-from training.data.datasets import TABLE, read_dataset
+from training.command_inputs import make_workshop, people_to_judge, read_data
+from training.data.datasets import TABLE
 from training.data.splits import split as split_dataset
 from training.evaluation import check_unseen, refuse_seen
-from training.experiment import Backbone, Hardware, Workshop
 from training.personalizers import KernelPersonalizer
 
 if TYPE_CHECKING:
     from training.data.dataset import Dataset
     from training.data.ratings import RatingTable
+    from training.experiment import Workshop
 
 CLOSED_FORM = "closed form"
 
@@ -43,9 +43,6 @@ Bundle = Annotated[
 ]
 Shots = Annotated[
     list[int], typer.Option("--shots", min=1, help="Ratings after which to judge; may be repeated.")
-]
-AllowSeen = Annotated[
-    bool, typer.Option("--allow-seen", help="Even if a method was trained on these people or pictures.")
 ]
 
 
@@ -71,20 +68,19 @@ def active(
     untrained: options.Untrained = False,
     cache: options.Cache = options.DEFAULT_CACHE,
     threads: options.Threads = 2,
-    allow_seen: AllowSeen = False,
+    allow_seen: options.AllowSeen = False,
 ) -> None:
     """Compare criteria for what to rate next with random choice: PAM's, and the closed form's variance."""
     _check_methods(train_on, bundle)
     torch.set_num_threads(threads)
-    dataset = read_dataset(format, ratings, scale=_scale(format, scale), groups=groups)
-    table = dataset.table if format == TABLE else split_dataset(dataset).test
+    dataset = read_data(format, ratings, scale, groups)
+    table = people_to_judge(dataset)
     options.say(str(table))
-    backbone = Backbone(weights, untrained)
-    workshop = Workshop("head", cache, backbone, Hardware("cpu"), options.show_progress("pictures"))
+    workshop = make_workshop("head", cache, weights, untrained, "cpu")
     source = AttributeSource() if attributes is None else AttributeSource.load(attributes, weights=weights)
     contests, facts = [], {}
     if train_on is not None:
-        trained = read_dataset(train_format, train_on, scale=_scale(train_format, scale), groups=train_groups)
+        trained = read_data(train_format, train_on, scale, train_groups)
         contest, facts["pam"] = _pam_contest(
             _load(config, overrides), trained, table, workshop, source, allow_seen
         )
@@ -188,7 +184,3 @@ def _load(config: str, overrides: list[str] | None) -> BaselineConfig:
     """Read a configuration by the name it is shipped under, or from a file."""
     is_file = config.endswith(".toml") or Path(config).is_file()
     return BaselineConfig.load(Path(config) if is_file else FOLDER / f"{config}.toml", overrides or ())
-
-
-def _scale(format: str, scale: tuple[float, float]) -> RatingScale | None:
-    return RatingScale(*scale) if format == TABLE else None

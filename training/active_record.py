@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -153,7 +153,7 @@ class ActiveSelection:
                 f"format {FORMAT_VERSION}; make it again with python -m training active"
             )
         try:
-            conditions = Conditions(**{part.name: _frozen(record[part.name]) for part in fields(Conditions)})
+            conditions = Conditions.from_json(record)
             judged = record["judged"]
             people = tuple(map(str, judged["people"]))
             shape = len(conditions.shots), conditions.repeats, len(people)
@@ -213,10 +213,6 @@ def _track_from(data: Mapping[str, Any], shape: tuple[int, int, int]) -> Track:
     if correlations.shape != shape:
         raise ValueError(f"correlations of {data['criterion']} are {correlations.shape}, not {shape}")
     return Track(str(data["method"]), str(data["criterion"]), correlations, without_blocks)
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _range(values: tuple[int, ...]) -> str:

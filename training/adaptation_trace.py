@@ -124,15 +124,12 @@ class AdaptationTrace:
                 f"format {version}; make one with python -m training trace"
             )
         try:
-            known = {part.name: record["conditions"][part.name] for part in fields(Conditions)}
-            values: dict[str, Any] = {
-                name: tuple(value) if isinstance(value, list) else value for name, value in known.items()
-            }
+            conditions = Conditions.from_json(record["conditions"])
             users = tuple(_user_from(user) for user in record["users"])
             lengths = {len(getattr(user, name)) for user in users for name in _CURVES}
             if len(lengths) != 1 or 0 in lengths:
                 raise ValueError(f"curves of {sorted(lengths)} epochs, must be equally long and not empty")
-            return cls(str(record["method"]), Conditions(**values), users, dict(record["facts"]))
+            return cls(str(record["method"]), conditions, users, dict(record["facts"]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ModelFormatError(
                 f"{source} is no complete {KIND} ({type(error).__name__}: {error}); trace again"

@@ -81,6 +81,10 @@ ChannelsLast = Annotated[
 Threads = Annotated[
     int, typer.Option(min=1, help="Threads of torch; results may depend on it in the last bits.")
 ]
+AllowSeen = Annotated[
+    bool,
+    typer.Option("--allow-seen", help="Even if a method was trained on these people or pictures."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there already.")]
 Shots = Annotated[list[int], typer.Option("--shots", min=1, help="Support pictures M; may be repeated.")]
 Repeats = Annotated[int, typer.Option(min=1, help="Random support sets per person.")]

@@ -13,7 +13,7 @@ import numpy as np
 
 from piaa_sdk.errors import ModelFormatError, RatingError
 from training.intervals import Figure, Interval
-from training.records import read_record
+from training.records import read_record, scale_ends, texts, whole_number, whole_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -86,6 +86,22 @@ class Conditions:
             drawn_users=drawn_users,
             curve=curve,
         )
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Self:
+        """Read the conditions that are among the keys of a record.
+
+        Raises:
+            KeyError: One is missing.
+            ValueError: One is no such value.
+        """
+        values: dict[str, Any] = {part.name: record[part.name] for part in fields(cls)}
+        for name in ("users", "pictures", "ratings", "repeats", "seed"):
+            whole_number(values[name], name)
+        values["groups"] = texts(values["groups"], "groups")
+        values["rating_scale"] = scale_ends(values["rating_scale"])
+        values["shots"] = whole_numbers(values["shots"], "shots", least=1)
+        return cls(**values)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -237,8 +253,7 @@ class Evaluation:
                 "evaluate again"
             )
         try:
-            known = {part.name: _frozen(record[part.name]) for part in fields(Conditions)}
-            conditions = Conditions(**known)
+            conditions = Conditions.from_json(record)
             results = tuple(_result_from(result, conditions.repeats) for result in record["results"])
             return cls(str(record["method"]), conditions, results, dict(record["facts"]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from piaa_sdk.errors import ModelNotFoundError, RatingError
-from piaa_sdk.rating_scale import RatingScale
 from training import cli_options as options
-from training.data.datasets import TABLE, read_dataset
-from training.data.ratings import read_rating_table
-from training.data.splits import split as split_dataset
+from training.command_inputs import people_to_judge, read_data
+from training.data.datasets import TABLE
 from training.evaluation_record import Evaluation
 from training.figures import calibration, curve, examples, grid, hard_users, users
 from training.figures.style import save
@@ -44,27 +42,27 @@ def draw_users(evaluations: Stored, output: Output, shots: Shots = None) -> None
     if len(evaluations) > _MOST_METHODS:
         raise RatingError(f"{len(evaluations)} evaluations are given; this figure has place for one or two")
     found = load_all(evaluations)
-    _save(users.draw_users(found, _shots(found, shots)), output)
+    save_figure(users.draw_users(found, _shots(found, shots)), output)
 
 
 @app.command("grid")
 def draw_grid(evaluations: Stored, output: Output, shots: Shots = None) -> None:
     """Fig. 5: SROCC over k and S for each split; takes the folder of the grid command, too."""
     found = load_all(evaluations)
-    _save(grid.draw_grid(found, _shots(found, shots)), output)
+    save_figure(grid.draw_grid(found, _shots(found, shots)), output)
 
 
 @app.command("curve")
 def draw_curve(evaluations: Stored, output: Output) -> None:
     """Draw the learning curve over M of all methods, of evaluations judged with --curve."""
-    _save(curve.draw_curves(load_all(evaluations)), output)
+    save_figure(curve.draw_curves(load_all(evaluations)), output)
 
 
 @app.command("calibration")
 def draw_calibration(evaluations: Stored, output: Output, shots: Shots = None) -> None:
     """Show what intervals by the predicted standard deviations promise against what they hold."""
     found = load_all(evaluations)
-    _save(calibration.draw_calibration(found, _shots(found, shots)), output)
+    save_figure(calibration.draw_calibration(found, _shots(found, shots)), output)
 
 
 @app.command("hard-users")
@@ -82,7 +80,7 @@ def draw_hard_users(
     found = hard_users.hard_users(stored, judged_table(stored.conditions, ratings, format), shots)
     listed = hard_users.hard_users_table(found, count).to_markdown()
     typer.echo(listed)
-    png = _save(hard_users.draw_hard_users(found, shots, count), output)
+    png = save_figure(hard_users.draw_hard_users(found, shots, count), output)
     write_file(png.with_suffix(".md"), listed + "\n")
 
 
@@ -95,7 +93,7 @@ def draw_examples(
     count: Annotated[int, typer.Option("--pictures", min=2, help="How many, half for each method.")] = 8,
 ) -> None:
     """Fig. 6: pictures that one of two methods scores much more like the user than the other does."""
-    _save(examples.draw_examples(UserScores.load(one), UserScores.load(other), pictures, count), output)
+    save_figure(examples.draw_examples(UserScores.load(one), UserScores.load(other), pictures, count), output)
 
 
 def load_all(paths: Sequence[Path]) -> list[Evaluation]:
@@ -124,9 +122,15 @@ def judged_table(conditions: Conditions, folder: Path, format: str) -> RatingTab
         folder: Of the data set.
         format: Its layout.
     """
-    if format == TABLE:
-        return read_rating_table(folder, conditions.groups, scale=RatingScale(*conditions.rating_scale))
-    return split_dataset(read_dataset(format, folder)).test
+    groups = conditions.groups if format == TABLE else None
+    return people_to_judge(read_data(format, folder, conditions.rating_scale, groups))
+
+
+def save_figure(figure: Drawing, output: Path) -> Path:
+    """Write a figure as PNG and SVG, say so, and return the PNG's path."""
+    png, svg = save(figure, output)
+    options.say(f"wrote {png} and {svg}")
+    return png
 
 
 def register(program: typer.Typer) -> None:
@@ -148,9 +152,3 @@ def _shots(evaluations: Sequence[Evaluation], asked: int | None) -> int:
             "the evaluations have no M in common; judge the methods alike, with the same --shots"
         )
     return max(common)
-
-
-def _save(figure: Drawing, output: Path) -> Path:
-    png, svg = save(figure, output)
-    options.say(f"wrote {png} and {svg}")
-    return png

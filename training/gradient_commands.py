@@ -10,16 +10,13 @@ import torch
 import typer
 
 from piaa_sdk.errors import ModelFormatError
-from piaa_sdk.rating_scale import RatingScale
 from training import cli_options as options
 from training import figure_commands
 from training.adaptation_trace import AdaptationTrace, trace_adaptation
-from training.data.datasets import TABLE, read_dataset
-from training.data.splits import split as split_dataset
-from training.experiment import Backbone, Hardware, Workshop, load_personalizer
+from training.command_inputs import people_to_judge, read_data, workshop_of_run
+from training.experiment import load_personalizer
 from training.figures.gradients import LAYOUTS, SCALINGS, draw_gradients
 from training.figures.losses import MEASURES, draw_losses
-from training.figures.style import save
 from training.gradient_mapping import Wanted, map_gradients
 from training.gradient_maps import KINDS, WholeNetwork
 from training.gradient_record import GradientMaps
@@ -27,17 +24,10 @@ from training.published import check_unseen, facts_of
 from training.runs import Run
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
-
-    from training.data.dataset import Dataset
-    from training.data.ratings import RatingTable
     from training.meta_config import MetaConfig
 
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a finished run.")]
 OneShots = Annotated[int, typer.Option("--shots", min=2, help="Support pictures M.")]
-AllowSeen = Annotated[
-    bool, typer.Option("--allow-seen", help="Even if the run was trained on these people or pictures.")
-]
 
 
 def trace(
@@ -58,17 +48,17 @@ def trace(
     cache: options.Cache = options.DEFAULT_CACHE,
     device: options.Device = "cpu",
     threads: options.Threads = 2,
-    allow_seen: AllowSeen = False,
+    allow_seen: options.AllowSeen = False,
 ) -> None:
     """Measure users' errors on support and query after each epoch of fine-tuning (Fig. 9)."""
     torch.set_num_threads(threads)
     trained = Run.open(run)
     config = _with_epochs(trained.config, epochs)
-    dataset = _read(format, ratings, scale, groups)
-    table = _judged(dataset)
+    dataset = read_data(format, ratings, scale, groups)
+    table = people_to_judge(dataset)
     if not allow_seen:
         check_unseen(trained, table)
-    workshop = _workshop(trained, cache, weights, untrained, device)
+    workshop = workshop_of_run(trained, cache, weights, untrained, device)
     personalizer = load_personalizer(trained, table, dataset.scale, workshop, config=config)
     found = trace_adaptation(
         personalizer,
@@ -108,7 +98,7 @@ def gradient_maps(
     cache: options.Cache = options.DEFAULT_CACHE,
     device: options.Device = "cpu",
     threads: options.Threads = 2,
-    allow_seen: AllowSeen = False,
+    allow_seen: options.AllowSeen = False,
 ) -> None:
     """Map which pixels scores hang on, for the prior and for users' networks (Figs. 7, 8 and 10)."""
     torch.set_num_threads(threads)
@@ -117,11 +107,11 @@ def gradient_maps(
     wanted = Wanted(shots, users, pictures, _numbers(epochs), kind, from_scratch, seed)
     trained = Run.open(run)
     config = _with_epochs(trained.config, max(wanted.epochs))
-    dataset = _read(format, ratings, scale, groups)
-    table = _judged(dataset)
+    dataset = read_data(format, ratings, scale, groups)
+    table = people_to_judge(dataset)
     if not allow_seen:
         check_unseen(trained, table)
-    workshop = _workshop(trained, cache, weights, untrained, device)
+    workshop = workshop_of_run(trained, cache, weights, untrained, device)
     personalizer = load_personalizer(trained, table, dataset.scale, workshop, config=config)
     found = map_gradients(
         personalizer,
@@ -143,7 +133,7 @@ def draw_losses_of_trace(
     measure: Annotated[str, typer.Option(help=f"On the y axis: {' or '.join(MEASURES)}.")] = "error",
 ) -> None:
     """Fig. 9: users' errors on support and query over the epochs of fine-tuning."""
-    _save(draw_losses(AdaptationTrace.load(stored), measure), output)
+    figure_commands.save_figure(draw_losses(AdaptationTrace.load(stored), measure), output)
 
 
 def draw_gradient_maps(
@@ -156,7 +146,9 @@ def draw_gradient_maps(
 ) -> None:
     """Figs. 7, 8 and 10: pictures, and the gradient maps of the prior and of users' networks."""
     found = GradientMaps.load(stored)
-    _save(draw_gradients(found, layout, user=user, picture=picture, scaling=scaling), output)
+    figure_commands.save_figure(
+        draw_gradients(found, layout, user=user, picture=picture, scaling=scaling), output
+    )
 
 
 def register(app: typer.Typer) -> None:
@@ -165,11 +157,6 @@ def register(app: typer.Typer) -> None:
     app.command("gradient-maps")(gradient_maps)
     figure_commands.app.command("losses")(draw_losses_of_trace)
     figure_commands.app.command("gradients")(draw_gradient_maps)
-
-
-def _save(figure: Drawing, output: Path) -> None:
-    png, svg = save(figure, output)
-    options.say(f"wrote {png} and {svg}")
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -194,23 +181,3 @@ def _facts(run: Run, config: MetaConfig, *, allow_seen: bool) -> dict[str, Any]:
         "fine_tuning_epochs": config.fine_tuning.epochs,
         "seen_allowed": allow_seen,
     }
-
-
-def _read(format: str, folder: Path, scale: tuple[float, float], groups: list[str] | None) -> Dataset:
-    units = RatingScale(*scale) if format == TABLE else None
-    return read_dataset(format, folder, scale=units, groups=groups)
-
-
-def _judged(dataset: Dataset) -> RatingTable:
-    """Return who of a data set is looked at: all of a table, else the test users."""
-    return dataset.table if dataset.name == TABLE else split_dataset(dataset).test
-
-
-def _workshop(run: Run, cache: Path, weights: Path | None, untrained: bool, device: str) -> Workshop:
-    return Workshop(
-        str(run.record.get("mode")),
-        cache,
-        Backbone(weights, untrained),
-        Hardware(device),
-        options.show_progress("pictures"),
-    )

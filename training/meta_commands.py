@@ -11,18 +11,18 @@ import torch
 import typer
 
 from piaa_sdk.errors import ModelFormatError, ModelNotFoundError, RatingError
-from piaa_sdk.rating_scale import RatingScale
 from training import cli_options as options
 from training.attributes.source import AttributeSource
 from training.baselines.judging import Sources
+from training.command_inputs import make_workshop, people_to_judge, read_data, workshop_of_run
 from training.comparison import compare as compare_methods
-from training.data.datasets import TABLE, read_dataset
+from training.data.datasets import TABLE
 from training.data.personality import read_personality
 from training.data.splits import split as split_dataset
 from training.data.splits import train_on_all
 from training.distributed import joined_ranks
 from training.evaluation_record import Evaluation
-from training.experiment import Backbone, Hardware, Workshop, train
+from training.experiment import train
 from training.folder_writing import make_folder, write_file
 from training.grid import GRID, table_of_grid
 from training.judging import Judging
@@ -77,7 +77,7 @@ def describe_data(
     output: Annotated[Path | None, typer.Option(help="JSON file for the split.")] = None,
 ) -> None:
     """Say what a data set holds and how it is split; ids of people are never shown."""
-    dataset = read_dataset(format, ratings, scale=_scale(format, scale))
+    dataset = read_data(format, ratings, scale)
     typer.echo(str(dataset.report))
     split = split_dataset(
         dataset,
@@ -121,7 +121,7 @@ def meta_train(
     torch.set_num_threads(threads)
     _check_resume(run, resume=resume, force=force)
     settings = load_config(config, overrides)
-    dataset = read_dataset(format, ratings, scale=_scale(format, scale))
+    dataset = read_data(format, ratings, scale)
     split = split_dataset(
         dataset,
         test_groups=test_groups,
@@ -131,11 +131,13 @@ def meta_train(
         keep_leak=keep_leak,
         seed=seed,
     )
-    workshop = _workshop(mode, cache, weights, untrained, device, bf16, channels_last)
+    workshop = make_workshop(mode, cache, weights, untrained, device, bf16, channels_last)
     with joined_ranks(torch.device(device)) as ranks:
         if ranks.is_first:
             _say_who_is_dropped(split, f"{dataset.report}\n\n{split}")
-        try:
+        with _saying_how_to_go_on(
+            f"the same command with --resume goes on from the last checkpoint of {run}"
+        ):
             train(
                 settings,
                 split,
@@ -146,11 +148,6 @@ def meta_train(
                 ranks=ranks,
                 report=options.show_training(settings) if ranks.is_first else None,
             )
-        except KeyboardInterrupt:
-            options.say(
-                f"\nstopped; the same command with --resume goes on from the last checkpoint of {run}"
-            )
-            raise
         if ranks.is_first:
             options.say(f"wrote {run}; next: {_judge_command(run, ratings, split)}")
 
@@ -179,15 +176,13 @@ def judge(
     cache: options.Cache = options.DEFAULT_CACHE,
     device: options.Device = "cpu",
     threads: options.Threads = 2,
-    allow_seen: Annotated[
-        bool, typer.Option("--allow-seen", help="Even if the run was trained on these people or pictures.")
-    ] = False,
+    allow_seen: options.AllowSeen = False,
 ) -> None:
     """Judge a meta-learned prior on unseen people; data sets with a test split are judged on that."""
     torch.set_num_threads(threads)
     trained = Run.open(run)
-    workshop = _workshop(str(trained.record.get("mode")), cache, weights, untrained, device, False, False)
-    dataset = read_dataset(format, ratings, scale=_scale(format, scale), groups=groups)
+    workshop = workshop_of_run(trained, cache, weights, untrained, device)
+    dataset = read_data(format, ratings, scale, groups)
     table, data = _part(dataset, part, trained)
     judged = judge_run(
         trained,
@@ -282,25 +277,21 @@ def table(
     """
     torch.set_num_threads(threads)
     configs = load_methods(methods or TABLE_METHODS, overrides or ())
-    sources = Sources(
-        AttributeSource() if attributes is None else AttributeSource.load(attributes, weights=weights),
-        None if personality is None else read_personality(personality),
-    )
-    if sources.personality is not None:
-        options.say(str(sources.personality))
+    sources = _sources(attributes, personality, weights)
     if train_on is None:
         trained = tested = _split(ratings, format, scale, seed, train_groups, test_groups, keep_leak)
     else:
         trained = _split_to_train(train_on, train_format, scale, seed, train_groups, keep_leak)
         tested = _split_to_test(ratings, format, scale, seed, test_groups)
     _say_who_is_dropped(trained, f"train on:\n{trained}\n\ntest on:\n{tested}")
+    workshop = make_workshop(mode, cache, weights, untrained, device, bf16, channels_last)
     with _saying_how_to_go_on():
         judged = judge_methods(
             configs,
             trained,
             tested,
             output,
-            _workshop(mode, cache, weights, untrained, device, bf16, channels_last),
+            workshop,
             sources,
             how=Judging(shots, repeats, control_repeats, users, curve, seed),
             report=options.show_training,
@@ -363,7 +354,7 @@ def grid(
     torch.set_num_threads(threads)
     split = _split(ratings, format, scale, seed, train_groups, test_groups, False)
     _say_who_is_dropped(split, str(split))
-    workshop = _workshop(mode, cache, weights, untrained, device, False, False)
+    workshop = make_workshop(mode, cache, weights, untrained, device)
     make_folder(output)
     with _saying_how_to_go_on():
         found = table_of_grid(
@@ -395,6 +386,15 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
+def _sources(attributes: Path | None, personality: Path | None, weights: Path | None) -> Sources:
+    """Return what compared systems are given; what is known of personalities is said."""
+    known = None if personality is None else read_personality(personality)
+    if known is not None:
+        options.say(str(known))
+    source = AttributeSource() if attributes is None else AttributeSource.load(attributes, weights=weights)
+    return Sources(source, known)
+
+
 def _split(
     folder: Path,
     format: str,
@@ -404,7 +404,7 @@ def _split(
     test_groups: list[str] | None,
     keep_leak: bool,
 ) -> Split:
-    dataset = read_dataset(format, folder, scale=_scale(format, scale))
+    dataset = read_data(format, folder, scale)
     options.say(str(dataset.report))
     return split_dataset(
         dataset, train_groups=train_groups, test_groups=test_groups, keep_leak=keep_leak, seed=seed
@@ -420,9 +420,9 @@ def _split_to_train(
     keep_leak: bool,
 ) -> Split:
     """Split a data set whose priors are judged elsewhere; of a table, everybody is trained on."""
-    if format != "table":
+    if format != TABLE:
         return _split(folder, format, scale, seed, groups, None, keep_leak)
-    dataset = read_dataset(format, folder, scale=_scale(format, scale))
+    dataset = read_data(format, folder, scale)
     options.say(str(dataset.report))
     return train_on_all(dataset, groups=groups, seed=seed)
 
@@ -431,9 +431,9 @@ def _split_to_test(
     folder: Path, format: str, scale: tuple[float, float], seed: int, groups: list[str] | None
 ) -> Split:
     """Split a data set that is not trained on; of a table, everybody is tested on."""
-    dataset = read_dataset(format, folder, scale=_scale(format, scale))
+    dataset = read_data(format, folder, scale)
     options.say(str(dataset.report))
-    if format == "table" and groups is None:
+    if format == TABLE and groups is None:
         groups = sorted(set(dataset.table.groups))
     return split_dataset(dataset, test_groups=groups, seed=seed)
 
@@ -442,14 +442,10 @@ def _part(dataset: Dataset, part: str, run: Run) -> tuple[RatingTable, str | Non
     """Return who of a data set is judged, and what tables call the data."""
     if part not in ("test", "validation"):
         raise RatingError(f"part is {part!r}, must be test or validation")
-    if dataset.name == "table":
-        if part != "test":
-            raise RatingError(
-                "the parts of a table are its groups; name those of the validation with --groups"
-            )
-        return dataset.table, None
     if part == "test":
-        return split_dataset(dataset).test, dataset.name
+        return people_to_judge(dataset), None if dataset.name == TABLE else dataset.name
+    if dataset.name == TABLE:
+        raise RatingError("the parts of a table are its groups; name those of the validation with --groups")
     return validation_part(run, dataset), f"{dataset.name} (validation)"
 
 
@@ -464,11 +460,13 @@ def _say_who_is_dropped(split: Split, text: str) -> None:
 
 
 @contextlib.contextmanager
-def _saying_how_to_go_on() -> Iterator[None]:
+def _saying_how_to_go_on(
+    how: str = "the same command goes on, with what is finished as it is",
+) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        options.say("\nstopped; the same command goes on, with what is finished as it is")
+        options.say(f"\nstopped; {how}")
         raise
 
 
@@ -484,28 +482,6 @@ def _judge_command(run: Path, ratings: Path, split: Split) -> str:
     if split.name == TABLE:
         given = [part for group in sorted(set(split.test.groups)) for part in ("--groups", group)]
     return shlex.join(["python", "-m", "training", "judge", str(run), str(ratings), *given])
-
-
-def _scale(format: str, scale: tuple[float, float]) -> RatingScale | None:
-    return RatingScale(*scale) if format == "table" else None
-
-
-def _workshop(
-    mode: str,
-    cache: Path,
-    weights: Path | None,
-    untrained: bool,
-    device: str,
-    bf16: bool,
-    channels_last: bool,
-) -> Workshop:
-    return Workshop(
-        mode,
-        cache,
-        Backbone(weights, untrained),
-        Hardware(device, bf16, channels_last),
-        options.show_progress("pictures"),
-    )
 
 
 def _print(found: Table, judged: Sequence[Evaluation] = ()) -> None:

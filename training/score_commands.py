@@ -9,13 +9,12 @@ import torch
 import typer
 
 from piaa_sdk.head import Prior
-from piaa_sdk.rating_scale import RatingScale
 from piaa_sdk.scorer import Scorer
 from training import cli_options as options
 from training import evaluation, published
-from training.data.datasets import TABLE, read_dataset
-from training.data.splits import split as split_dataset
-from training.experiment import Backbone, Hardware, Workshop, load_personalizer
+from training.command_inputs import people_to_judge, read_data, workshop_of_run
+from training.data.datasets import TABLE
+from training.experiment import load_personalizer
 from training.personalizers import KernelPersonalizer, Personalizer
 from training.runs import RUN_NAME, Run
 from training.user_scores import score_user
@@ -40,26 +39,17 @@ def scores(
     cache: options.Cache = options.DEFAULT_CACHE,
     device: options.Device = "cpu",
     threads: options.Threads = 2,
-    allow_seen: Annotated[
-        bool, typer.Option("--allow-seen", help="Even if it was trained on these people or pictures.")
-    ] = False,
+    allow_seen: options.AllowSeen = False,
 ) -> None:
     """Store one user's ratings and a method's scores of the same pictures, for the figure examples."""
     torch.set_num_threads(threads)
-    units = RatingScale(*scale) if format == TABLE else None
-    dataset = read_dataset(format, ratings, scale=units, groups=groups)
-    table = dataset.table if format == TABLE else split_dataset(dataset).test
+    dataset = read_data(format, ratings, scale, groups)
+    table = people_to_judge(dataset)
     if (model / RUN_NAME).exists():
         run = Run.open(model)
         if not allow_seen:
             published.check_unseen(run, table)
-        how = Workshop(
-            str(run.record.get("mode")),
-            cache,
-            Backbone(weights, untrained),
-            Hardware(device),
-            options.show_progress("pictures"),
-        )
+        how = workshop_of_run(run, cache, weights, untrained, device)
         personalizer: Personalizer = load_personalizer(run, table, dataset.scale, how)
     else:
         personalizer = _of_bundle(model, table, allow_seen=allow_seen)

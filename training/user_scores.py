@@ -14,7 +14,7 @@ import numpy as np
 from piaa_sdk.errors import ModelFormatError
 from training.evaluation import support_and_query
 from training.evaluation_record import digest_of_table, to_plain
-from training.records import read_record
+from training.records import read_record, scale_ends, texts, whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from training.personalizers import Personalizer
 
 FORMAT_VERSION = 1
+_COUNTS = {"user": 1, "shots": 1, "repeat": 0, "seed": 0}
 _ARRAYS = ("ratings", "prior", "scores")
 
 
@@ -83,7 +84,9 @@ class UserScores:
         try:
             values = {part.name: record[part.name] for part in fields(cls)}
             values |= {name: np.array(record[name], dtype=np.float64) for name in _ARRAYS}
-            values |= {name: tuple(record[name]) for name in ("images", "rating_scale")}
+            values |= {name: whole_number(record[name], name, least) for name, least in _COUNTS.items()}
+            values["images"] = texts(record["images"], "images")
+            values["rating_scale"] = scale_ends(record["rating_scale"])
             lengths = {len(values[name]) for name in ("images", *_ARRAYS)}
             if len(lengths) != 1 or not all(np.isfinite(values[name]).all() for name in _ARRAYS):
                 raise ValueError("images, ratings, prior and scores must be finite and equally many")
