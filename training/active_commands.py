@@ -14,21 +14,25 @@ from piaa_sdk.head import Prior
 from piaa_sdk.scorer import Scorer
 from training import cli_options as options
 from training.active_selection import START, Contest, ResidualCriterion, VarianceCriterion, select_actively
-from training.attributes.source import AttributeSource
-from training.baselines.config import FOLDER, BaselineConfig
-from training.baselines.judging import collect_features
+from training.baselines.config import BaselineConfig
+from training.baselines.judging import Sources, collect_features, facts_of
 from training.baselines.pam import FittedPam, PamConfig
 from training.baselines.validation import fit_chosen
-from training.command_inputs import make_workshop, people_to_judge, read_data
+from training.checkpoints import versions
+from training.command_inputs import load_attributes, make_workshop, people_to_judge, read_data
 from training.data.datasets import TABLE
 from training.data.splits import split as split_dataset
 from training.evaluation import check_unseen, refuse_seen
+from training.folder_writing import make_folder
 from training.personalizers import KernelPersonalizer
+from training.published import load_methods
 
 if TYPE_CHECKING:
+    from training.attributes.source import AttributeSource
     from training.data.dataset import Dataset
     from training.data.ratings import RatingTable
     from training.experiment import Workshop
+    from training.meta_config import MetaConfig
 
 CLOSED_FORM = "closed form"
 
@@ -56,6 +60,7 @@ def active(
     config: PamSettings = "pam_both",
     overrides: options.Overrides = None,
     attributes: options.Attributes = None,
+    attribute_weights: options.AttributeWeights = None,
     bundle: Bundle = None,
     shots: Shots = [10, 20, 50],  # noqa: B006
     start: Annotated[int, typer.Option(min=1, help="Random ratings before the first choice.")] = START,
@@ -72,18 +77,19 @@ def active(
 ) -> None:
     """Compare criteria for what to rate next with random choice: PAM's, and the closed form's variance."""
     _check_methods(train_on, bundle)
+    if output is not None:
+        make_folder(output.parent)
     torch.set_num_threads(threads)
     dataset = read_data(format, ratings, scale, groups)
     table = people_to_judge(dataset)
     options.say(str(table))
     workshop = make_workshop("head", cache, weights, untrained, "cpu")
-    source = AttributeSource() if attributes is None else AttributeSource.load(attributes, weights=weights)
+    source = load_attributes(attributes, attribute_weights)
     contests, facts = [], {}
     if train_on is not None:
         trained = read_data(train_format, train_on, scale, train_groups)
-        contest, facts["pam"] = _pam_contest(
-            _load(config, overrides), trained, table, workshop, source, allow_seen
-        )
+        [settings] = load_methods([config], overrides or ())
+        contest, facts["pam"] = _pam_contest(settings, trained, table, workshop, source, allow_seen)
         contests.append(contest)
     if bundle is not None:
         contest, facts["bundle"] = _closed_form_contest(bundle, table, allow_seen)
@@ -99,7 +105,7 @@ def active(
         users=users,
         progress=options.show_progress("walks"),
     )
-    found = replace(found, facts={**facts, "seen_allowed": allow_seen})
+    found = replace(found, facts={**facts, "seen_allowed": allow_seen, "versions": versions()})
     typer.echo(found.to_markdown())
     if output is not None:
         options.write_json(output, found.to_json())
@@ -111,7 +117,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _pam_contest(
-    config: BaselineConfig,
+    config: MetaConfig | BaselineConfig,
     dataset: Dataset,
     table: RatingTable,
     workshop: Workshop,
@@ -124,15 +130,15 @@ def _pam_contest(
         ModelFormatError: The configuration is none of PAM.
         RatingError: People or pictures of ``table`` are among them.
     """
-    if not isinstance(config.settings, PamConfig):
+    if not isinstance(config, BaselineConfig) or not isinstance(config.settings, PamConfig):
         raise ModelFormatError(
             f"{config.title} is no configuration of PAM; give pam_both, pam_attribute, pam_content or a file"
         )
-    training = dataset.table if dataset.name == TABLE else split_dataset(dataset).train
-    assert training is not None
+    training = dataset.table if dataset.name == TABLE else split_dataset(dataset).people_to_train()
     options.say(f"{config.title} learns from {training}")
     if not allow_seen:
         refuse_seen(table, training.person_digests(), training.picture_digests(), what="method PAM")
+        attributes.refuse_seen(table)
     features = collect_features(training, config, workshop, attributes)
     choice = fit_chosen(
         config.settings,
@@ -146,12 +152,8 @@ def _pam_contest(
     assert isinstance(fitted, FittedPam)
     method = fitted.personalizer(config.title, collect_features(table, config, workshop, attributes))
     criterion = ResidualCriterion(method.descriptors, method.scores, fitted.regression.scale)
-    facts = {
-        "chosen": dict(choice.chosen),
-        "validation_srocc": choice.srocc,
-        "configuration": config.to_dict(),
-        "attributes": attributes.name,
-    }
+    facts = facts_of(config, dataset.name, training, workshop, Sources(attributes))
+    facts |= {"chosen": dict(choice.chosen), "validation_srocc": choice.srocc}
     return Contest(method, (criterion,)), facts
 
 
@@ -178,9 +180,3 @@ def _check_methods(train_on: Path | None, bundle: Path | None) -> None:
             "there is no method to choose pictures for; give --train-on (for PAM), --bundle (for the closed "
             "form) or both"
         )
-
-
-def _load(config: str, overrides: list[str] | None) -> BaselineConfig:
-    """Read a configuration by the name it is shipped under, or from a file."""
-    is_file = config.endswith(".toml") or Path(config).is_file()
-    return BaselineConfig.load(Path(config) if is_file else FOLDER / f"{config}.toml", overrides or ())

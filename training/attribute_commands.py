@@ -12,6 +12,7 @@ from piaa_sdk.errors import OutputError
 from training import cli_options as options
 from training.attributes.predictor import AttributePredictor, FrozenBackbone
 from training.attributes.source import AttributeSource
+from training.command_inputs import people_to_judge, read_data
 from training.data.aadb_attributes import read_training_labels
 from training.network import NetworkConfig
 
@@ -29,8 +30,13 @@ def attributes(
     weights: options.Weights = None,
     untrained: options.Untrained = False,
     cache: options.Cache = options.DEFAULT_CACHE,
-    seed: Annotated[int, typer.Option(min=0, help="Of the folds, and of random weights.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of random weights.")] = 0,
     threads: options.Threads = 2,
+    without: Annotated[
+        Path | None,
+        typer.Option(help="Data set that will be judged on: the pictures of its test users are left out."),
+    ] = None,
+    without_format: Annotated[str, typer.Option(help="Its layout; of a table, all is left out.")] = "aadb",
     force: options.Force = False,
 ) -> None:
     """Learn the eleven attributes from AADB's labels, and judge them on the release's test pictures."""
@@ -39,6 +45,9 @@ def attributes(
         raise OutputError(f"{checkpoint} exists already; name another folder, or replace it with --force")
     frozen = FrozenBackbone(NetworkConfig(backbone=backbone, size=size), weights, untrained, seed)
     training, held_out = read_training_labels(aadb)
+    if without is not None:
+        judged = people_to_judge(read_data(without_format, without, (1, 7)))
+        training = training.without_files(judged.picture_digests())
     for labels in (training, held_out):
         options.say(_describe(labels))
     predictor = AttributePredictor.fit(

@@ -35,8 +35,15 @@ Attributes = Annotated[
     Path | None,
     typer.Option(help="Checkpoint of the attribute predictor; without, attributes are computed by hand."),
 ]
+AttributeWeights = Annotated[
+    Path | None, typer.Option(help="File of the weights that the attribute predictor was trained with.")
+]
 Personality = Annotated[
     Path | None, typer.Option(help="CSV file image,O,C,E,A,N for PA_IAA; without, its row is marked.")
+]
+PersonalityScale = Annotated[
+    tuple[float, float] | None,
+    typer.Option(help="The ends of the questionnaire's scale. Those of the numbers found by default."),
 ]
 Groups = Annotated[
     list[str] | None,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from piaa_sdk.errors import ModelFormatError
 from piaa_sdk.rating_scale import RatingScale
 from training import cli_options as options
+from training.attributes.source import AttributeSource
 from training.data.datasets import TABLE, read_dataset
 from training.data.splits import split as split_dataset
 from training.experiment import Backbone, Hardware, Workshop
@@ -44,6 +46,22 @@ def people_to_judge(dataset: Dataset) -> RatingTable:
         RatingError: The data set has other test users than the release.
     """
     return dataset.table if dataset.name == TABLE else split_dataset(dataset).test
+
+
+def load_attributes(checkpoint: Path | None, weights: Path | None) -> AttributeSource:
+    """Return where attributes come from: formulas, or the checkpoint of a predictor.
+
+    Args:
+        checkpoint: Folder of the predictor; None takes the formulas.
+        weights: File of the weights of the predictor's backbone.
+
+    Raises:
+        ModelNotFoundError: There is no such predictor.
+        ModelFormatError: It is damaged; or there are weights for none.
+    """
+    if checkpoint is None and weights is not None:
+        raise ModelFormatError("--attribute-weights are those of a predictor; name it with --attributes")
+    return AttributeSource() if checkpoint is None else AttributeSource.load(checkpoint, weights=weights)
 
 
 def make_workshop(

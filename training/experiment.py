@@ -207,15 +207,14 @@ def train(
         ModelFormatError: A run that shall be gone on with was begun otherwise.
         OutputError: A run is there already, or the disk refuses.
     """
-    if split.train is None:
-        raise RatingError(f"{split.name} has nobody to train on; train on another data set, and judge here")
-    check_ranks(config, ranks, count_people(split.train))
+    people = split.people_to_train()
+    check_ranks(config, ranks, count_people(people))
     _count_validation_users(split)  # what would end the run at its first look ends it here
-    facts = _facts(split, split.train, workshop)
+    facts = _facts(split, people, workshop)
     found = _find(folder, config, facts, resume=resume, replace=replace) if ranks.is_first else None
     if found is not None and ranks.count == 1 and found.record["finished"] and found.load() is not None:
         return found
-    source = workshop.source(split.train, config.network, config.seed, for_training=True)
+    source = workshop.source(people, config.network, config.seed, for_training=True)
     network = workshop.network(config.network, source, config.seed)
     if ranks.is_first:
         if found is None:
@@ -225,12 +224,12 @@ def train(
     ranks.wait()  # what is read below was written by the first, and what an old run left is gone
     run = Run.open(folder)
     if config.network.head.standardize and not run.has_checkpoint:
-        standardize(network, source, len(split.train.images))
+        standardize(network, source, len(people.images))
     learner = config.make_learner(network)
     if ranks.count > 1:
         learner.average = AverageOverRanks()
     device = torch.device(workshop.hardware.device)
-    sampler = TaskSampler(split.train, split.scale, source, config.tasks, seed=config.seed, device=device)
+    sampler = TaskSampler(people, split.scale, source, config.tasks, seed=config.seed, device=device)
     prior = learner.first_prior(params_of(network))
     ranks.share(prior, constants_of(network))
     validate = _validation(config, learner, split, workshop) if ranks.is_first else None

@@ -11,10 +11,16 @@ import torch
 import typer
 
 from piaa_sdk.errors import ModelFormatError, ModelNotFoundError, RatingError
+from piaa_sdk.rating_scale import RatingScale
 from training import cli_options as options
-from training.attributes.source import AttributeSource
 from training.baselines.judging import Sources
-from training.command_inputs import make_workshop, people_to_judge, read_data, workshop_of_run
+from training.command_inputs import (
+    load_attributes,
+    make_workshop,
+    people_to_judge,
+    read_data,
+    workshop_of_run,
+)
 from training.comparison import compare as compare_methods
 from training.data.datasets import TABLE
 from training.data.personality import read_personality
@@ -262,7 +268,9 @@ def table(
     train_on: options.TrainOn = None,
     train_format: options.TrainFormat = "flickr-aes",
     attributes: options.Attributes = None,
+    attribute_weights: options.AttributeWeights = None,
     personality: options.Personality = None,
+    personality_scale: options.PersonalityScale = None,
     weights: options.Weights = None,
     untrained: options.Untrained = False,
     cache: options.Cache = options.DEFAULT_CACHE,
@@ -277,7 +285,7 @@ def table(
     """
     torch.set_num_threads(threads)
     configs = load_methods(methods or TABLE_METHODS, overrides or ())
-    sources = _sources(attributes, personality, weights)
+    sources = _sources(attributes, attribute_weights, personality, personality_scale)
     if train_on is None:
         trained = tested = _split(ratings, format, scale, seed, train_groups, test_groups, keep_leak)
     else:
@@ -386,12 +394,18 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def _sources(attributes: Path | None, personality: Path | None, weights: Path | None) -> Sources:
+def _sources(
+    attributes: Path | None,
+    weights: Path | None,
+    personality: Path | None,
+    scale: tuple[float, float] | None,
+) -> Sources:
     """Return what compared systems are given; what is known of personalities is said."""
-    known = None if personality is None else read_personality(personality)
-    if known is not None:
-        options.say(str(known))
-    source = AttributeSource() if attributes is None else AttributeSource.load(attributes, weights=weights)
+    source = load_attributes(attributes, weights)
+    if personality is None:
+        return Sources(source)
+    known = read_personality(personality, None if scale is None else RatingScale(*scale))
+    options.say(str(known))
     return Sources(source, known)
 
 

@@ -194,10 +194,11 @@ def validation_part(run: Run, dataset: Dataset) -> RatingTable:
 
 def _check_apart(trained: Split, tested: Split) -> None:
     """Refuse to train on what shall be tested on, before hours of training."""
-    if trained.train is None or trained.report.leak_kept:
+    train = trained.people_to_train()
+    if trained.report.leak_kept:
         return
     test = tested.test
-    people, pictures = count_seen(test, trained.train.person_digests(), trained.train.picture_digests())
+    people, pictures = count_seen(test, train.person_digests(), train.picture_digests())
     if people or pictures:
         raise RatingError(
             f"{people} of the {len(test.users)} people and {pictures} of the {len(test.images)} pictures to "
@@ -276,6 +277,8 @@ def judge_methods(
         OutputError: The folder cannot be written to.
     """
     _check_apart(trained, tested)
+    if not trained.report.leak_kept:
+        sources.attributes.refuse_seen(tested.test)
     make_folder(folder)
     judged = []
     for config in configs:

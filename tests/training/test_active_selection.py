@@ -467,4 +467,4 @@ def test_the_command_refuses_people_seen_and_no_method(
     assert "give --train-on" in capsys.readouterr().err
     other = ("--groups", "c", "--train-on", table_folder, "--train-groups", "a", "--config", "blg")
     assert run(table_folder, *other) == 1
-    assert "not a configuration" in capsys.readouterr().err
+    assert "there is no configuration 'blg'; there are ba," in capsys.readouterr().err

@@ -241,6 +241,16 @@ def test_pictures_to_be_tested_on_are_found_before_hours_of_training(
     assert not (place / "never").exists()
 
 
+def test_a_data_set_with_nobody_to_train_on_is_said_to_be_one(
+    real_cur_folder: Path, place: Path, refused: Callable[..., str]
+) -> None:
+    for method in ("fpmf_content", "ba"):
+        named = ("--format", "real-cur", "--cache", place / "cache", "--method", method)
+        said = refused("table", real_cur_folder, place / "nobody", *named, *JUDGED, "--shots", "10")
+        assert "real-cur has nobody to train on; train on another data set (--train-on)" in said
+        assert not (place / "nobody").exists()
+
+
 def test_one_table_is_trained_on_and_another_tested_on(
     table_folder: Path, miniatures: ModuleType, place: Path
 ) -> None:

@@ -32,6 +32,7 @@ from training.checkpoints import git_commit, versions
 from training.config import build
 from training.data.aadb_attributes import ATTRIBUTES
 from training.data.images import collect_statistics
+from training.data.ratings import digest_of_file
 from training.folder_writing import new_folder
 from training.network import NetworkConfig
 from training.sources import BackboneReadout, preprocessing_of
@@ -97,6 +98,7 @@ class AttributePredictor:
         untrained: Whether its weights are random.
         seed: Of random weights.
         srocc: Of each attribute on held-out pictures; nan where their labels are constant.
+        pictures: Digests of the files that it learned from.
         story: What else ``run.json`` says: lists, counts, versions.
     """
 
@@ -108,6 +110,7 @@ class AttributePredictor:
     untrained: bool
     seed: int
     srocc: Mapping[str, float]
+    pictures: tuple[str, ...]
     story: Mapping[str, Any]
 
     @classmethod
@@ -154,6 +157,7 @@ class AttributePredictor:
                 attribute: srocc(held_out.values[:, column], scores[:, column])
                 for column, attribute in enumerate(ATTRIBUTES)
             },
+            pictures=tuple(map(digest_of_file, training.paths)),
             story={
                 "trained_on": {"list": training.name, "pictures": len(training.paths)},
                 "judged_on": {"list": held_out.name, "pictures": len(held_out.paths)},
@@ -217,6 +221,7 @@ class AttributePredictor:
             "untrained": self.untrained,
             "seed": self.seed,
             "backbone_digest": self.backbone_digest,
+            "pictures": list(self.pictures),
             "srocc": {name: value if np.isfinite(value) else None for name, value in self.srocc.items()},
             "story": {"versions": versions(), "git_commit": git_commit(), **self.story},
         }
@@ -249,6 +254,7 @@ class AttributePredictor:
                     name: float("nan") if run["srocc"][name] is None else float(run["srocc"][name])
                     for name in ATTRIBUTES
                 },
+                pictures=tuple(map(str, run["pictures"])),
                 story=dict(run["story"]),
             )
         except (KeyError, TypeError, ValueError) as error:

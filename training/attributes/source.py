@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from piaa_sdk.errors import RatingError
 from training.attributes.hand_computed import ATTRIBUTE_NAMES, RULE, measure_attributes
 from training.attributes.predictor import AttributePredictor
-from training.data.aadb_attributes import ATTRIBUTES
 from training.data.kept_rows import keep_rows
-from training.data.ratings import digest_of_file
+from training.evaluation import count_seen
 from training.views import full_pixels
 
 if TYPE_CHECKING:
@@ -54,10 +57,25 @@ class AttributeSource:
         """Return what tables call the source."""
         return "hand-computed" if self.predictor is None else f"AADB predictor {self.predictor.digest()[:8]}"
 
-    @property
-    def attribute_names(self) -> tuple[str, ...]:
-        """Return the names of the A attributes."""
-        return ATTRIBUTE_NAMES if self.predictor is None else ATTRIBUTES
+    def digest(self) -> str:
+        """Return what the attributes depend on besides the pictures: the rule of the formulas, or weights."""
+        return f"rule {RULE}" if self.predictor is None else self.predictor.digest()
+
+    def refuse_seen(self, table: RatingTable) -> None:
+        """Refuse to judge on pictures whose labels taught the predictor: they are means of people's ratings.
+
+        Raises:
+            RatingError: There are some; how many is said.
+        """
+        if self.predictor is None:
+            return
+        _, pictures = count_seen(table, (), self.predictor.pictures)
+        if pictures:
+            raise RatingError(
+                f"the attribute predictor learned from {pictures} of the {len(table.images)} pictures to "
+                "judge on; make one that did not: python -m training attributes AADB CHECKPOINT --without "
+                "RATINGS"
+            )
 
     def collect(
         self,
@@ -65,11 +83,22 @@ class AttributeSource:
         cache: Path | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> FloatArray:
-        """Return the attributes of the N pictures of a table, (N, A) float32, and keep what was measured.
+        """Return the attributes of the N pictures of a table; see :meth:`measure`."""
+        return self.measure(table.paths(), table.picture_digests(), cache, progress)
+
+    def measure(
+        self,
+        paths: Sequence[Path],
+        digests: Sequence[str],
+        cache: Path | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> FloatArray:
+        """Return the attributes of N pictures, (N, A) float32, and keep what was measured.
 
         Args:
-            table: Whose pictures.
-            cache: Folder that keeps them; None keeps nothing.
+            paths: Of the pictures.
+            digests: :func:`training.data.ratings.digest_of_file` of each.
+            cache: Folder that keeps the attributes; None keeps nothing.
             progress: Called with the pictures done and to do, those kept from before left out.
 
         Raises:
@@ -77,39 +106,22 @@ class AttributeSource:
             OutputError: The cache cannot be written.
             ModelFormatError: The backbone is not the one that the predictor was trained on.
         """
-        paths = table.paths()
         if self.predictor is not None:
             return self.predictor.predict_pictures(
                 paths, weights=self.weights, cache=cache, progress=progress
             )
-        return _measure(paths, table.picture_digests(), cache, progress)
-
-
-def attribute_features(
-    paths: Sequence[Path],
-    source: AttributeSource,
-    *,
-    cache: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> FloatArray:
-    """Return the attributes of N picture files, (N, A) float32; as :meth:`AttributeSource.collect`."""
-    if source.predictor is not None:
-        return source.predictor.predict_pictures(
-            paths, weights=source.weights, cache=cache, progress=progress
+        return keep_rows(
+            digests,
+            lambda positions: np.stack(
+                [measure_attributes(full_pixels(paths[place])) for place in positions]
+            ),
+            len(ATTRIBUTE_NAMES),
+            folder=None if cache is None else cache / f"attributes-{RULE}-{_versions_digest()}",
+            progress=progress,
         )
-    return _measure(paths, [digest_of_file(path) for path in paths], cache, progress)
 
 
-def _measure(
-    paths: Sequence[Path],
-    digests: Sequence[str],
-    cache: Path | None,
-    progress: Callable[[int, int], None] | None,
-) -> FloatArray:
-    return keep_rows(
-        digests,
-        lambda positions: np.stack([measure_attributes(full_pixels(paths[place])) for place in positions]),
-        len(ATTRIBUTE_NAMES),
-        folder=None if cache is None else cache / f"attributes-{RULE}",
-        progress=progress,
-    )
+def _versions_digest() -> str:
+    """Return what tells apart attributes of other packages, which must not be mixed: hex, 16 characters."""
+    versions = {package: version(package) for package in ("pillow", "scikit-image", "scipy")}
+    return hashlib.sha256(json.dumps(versions, sort_keys=True).encode()).hexdigest()[:16]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from training.baselines.features import PictureFeatures
 from training.baselines.pa_iaa import PaIaaConfig, personality_features
 from training.baselines.validation import fit_chosen
+from training.evaluation import count_seen
 from training.evaluation_record import digest_of_table
 from training.judging import judge_once
 from training.sources import embed_images
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from training.experiment import Workshop
     from training.judging import Judging
     from training.personalizers import Personalizer
+
+RULE = 1
+"""Raised whenever a system becomes other figures from the same data and settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +70,7 @@ def judge_system(
         report: Called with the fits done and to do while settings are chosen.
         progress: Called with the tasks done and all tasks.
     """
-    table = trained.train
-    assert table is not None
+    table = trained.people_to_train()
     title, settings = config.title, config.settings
     if isinstance(settings, PaIaaConfig) and sources.personality is not None:
         settings = settings.with_personality(
@@ -96,7 +99,10 @@ def judge_system(
         judged = collect_features(tested.test, config, workshop, sources.attributes)
         return choice.fitted.personalizer(title, judged), found
 
-    facts = _facts(config, trained, workshop, sources) | {"control_repeats": how.control_repeats}
+    facts = facts_of(config, trained.name, table, workshop, sources)
+    facts |= {"leak_kept": trained.report.leak_kept, "control_repeats": how.control_repeats}
+    if isinstance(settings, PaIaaConfig) and sources.personality is not None:
+        facts["seen_pictures"] = count_seen(tested.test, (), sources.personality.picture_digests())[1]
     return judge_once(
         title, make, tested.test, tested.scale, how, facts, data=tested.name, kept=kept, progress=progress
     )
@@ -122,11 +128,22 @@ def collect_features(
     )
 
 
-def _facts(config: BaselineConfig, trained: Split, workshop: Workshop, sources: Sources) -> dict[str, Any]:
-    assert trained.train is not None
+def facts_of(
+    config: BaselineConfig, data: str, table: RatingTable, workshop: Workshop, sources: Sources
+) -> dict[str, Any]:
+    """Return what a system's figures depend on, for those who read them and to tell results apart.
+
+    Args:
+        config: Which system.
+        data: Name of the data set that it learns from.
+        table: Its training users.
+        workshop: Weights of the frozen backbone.
+        sources: What else it is given.
+    """
     personality = sources.personality
     return {
         "system": config.system,
+        "rule": RULE,
         "settings": asdict(config.settings),
         "seed": config.seed,
         "mode": "head",
@@ -134,8 +151,8 @@ def _facts(config: BaselineConfig, trained: Split, workshop: Workshop, sources: 
         "size": config.network.size,
         "backbone_weights": workshop.backbone.describe(),
         "attributes": sources.attributes.name,
+        "attributes_digest": sources.attributes.digest(),
         "personality": None if personality is None else personality.digest(),
-        "trained_on": trained.name,
-        "training_table": digest_of_table(trained.train),
-        "leak_kept": trained.report.leak_kept,
+        "trained_on": data,
+        "training_table": digest_of_table(table),
     }

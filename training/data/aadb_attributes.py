@@ -21,10 +21,11 @@ import numpy as np
 from piaa_sdk.errors import RatingError
 from piaa_sdk.rating_scale import RatingScale
 from training.data.aadb import PICTURE_FOLDERS
+from training.data.ratings import digest_of_file
 from training.data.reading import find_picture_folders, image_name, parse_rating
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     from piaa_sdk.array_types import FloatArray
@@ -73,9 +74,23 @@ class AttributeLabels:
             RatingError: No picture is left.
         """
         names = {path.name for path in other.paths}
-        kept = [position for position, path in enumerate(self.paths) if path.name not in names]
-        if not kept:
-            raise RatingError(f"every picture of the list {self.name} is in the list {other.name} too")
+        return self._keep([path.name not in names for path in self.paths], f"in the list {other.name} too")
+
+    def without_files(self, digests: Collection[str]) -> AttributeLabels:
+        """Leave out pictures by :func:`training.data.ratings.digest_of_file`.
+
+        Raises:
+            RatingError: No picture is left.
+            ImageError: A picture cannot be read.
+        """
+        left_out = set(digests)
+        is_kept = [digest_of_file(path) not in left_out for path in self.paths]
+        return self._keep(is_kept, "among those to leave out")
+
+    def _keep(self, is_kept: Sequence[bool], where: str) -> AttributeLabels:
+        kept = np.flatnonzero(is_kept)
+        if not len(kept):
+            raise RatingError(f"every picture of the list {self.name} is {where}")
         return AttributeLabels(
             self.name, tuple(self.paths[position] for position in kept), self.values[kept], self.absent
         )

@@ -27,6 +27,7 @@ import numpy as np
 
 from piaa_sdk.errors import RatingError
 from piaa_sdk.rating_scale import RatingScale
+from training.data.ratings import digest_of_file
 from training.data.reading import image_name, read_rows
 
 if TYPE_CHECKING:
@@ -68,6 +69,14 @@ class PersonalityTable:
     def paths(self) -> list[Path]:
         """Return where the P pictures are."""
         return [self.folder / image for image in self.images]
+
+    def picture_digests(self) -> tuple[str, ...]:
+        """Return :func:`training.data.ratings.digest_of_file` of the P pictures.
+
+        Raises:
+            ImageError: One cannot be read.
+        """
+        return tuple(map(digest_of_file, self.paths()))
 
     def digest(self) -> str:
         """Return what stands for names of pictures and traits: hex SHA-256."""

@@ -119,6 +119,18 @@ class Split:
     seed: int
     report: SplitReport
 
+    def people_to_train(self) -> RatingTable:
+        """Return the training users.
+
+        Raises:
+            RatingError: There is nobody.
+        """
+        if self.train is None:
+            raise RatingError(
+                f"{self.name} has nobody to train on; train on another data set (--train-on), and judge here"
+            )
+        return self.train
+
     def to_json(self) -> dict[str, Any]:
         """Return what is written beside every result: digests of people and pictures, seed and counts.
 

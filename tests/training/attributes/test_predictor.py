@@ -11,17 +11,18 @@ import pytest
 import safetensors.numpy
 import torch
 
-from piaa_sdk.errors import ModelFormatError, ModelNotFoundError
+from piaa_sdk.errors import ModelFormatError, ModelNotFoundError, RatingError
 from training import __main__ as program
 from training.attributes.predictor import RUN_NAME, TENSORS_NAME, AttributePredictor, FrozenBackbone
-from training.attributes.source import AttributeSource, attribute_features
+from training.attributes.source import AttributeSource
 from training.data.aadb_attributes import ATTRIBUTES, read_labels, read_training_labels
-from training.data.ratings import read_rating_table
+from training.data.ratings import digest_of_file, read_rating_table
 from training.network import NetworkConfig, make_network
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+    from types import ModuleType
 
 BACKBONE = FrozenBackbone(NetworkConfig(backbone="resnet18", size=32), untrained=True)
 
@@ -88,15 +89,41 @@ def test_the_source_embeds_by_itself(
 ) -> None:
     source = AttributeSource.load(folder)
     assert source.name == f"AADB predictor {predictor.digest()[:8]}"
-    assert source.attribute_names == ATTRIBUTES
     held_out = read_labels(aadb_labels_folder, "TestNew")
-    found = attribute_features(held_out.paths, source)
+    digests = [digest_of_file(path) for path in held_out.paths]
+    found = source.measure(held_out.paths, digests)
     assert np.corrcoef(found[:, 4], held_out.values[:, 4])[0, 1] > 0.9
     table = read_rating_table(table_folder, ["a"])
     kept = source.collect(table, tmp_path / "cache")
     assert (kept.shape, kept.dtype) == ((40, 11), np.float32)
     np.testing.assert_array_equal(kept, source.collect(table, tmp_path / "cache"))
-    np.testing.assert_array_equal(kept, attribute_features(table.paths(), source))
+    np.testing.assert_array_equal(kept, source.measure(table.paths(), table.picture_digests()))
+
+
+def test_pictures_that_taught_it_are_not_judged_on(
+    predictor: AttributePredictor, aadb_labels_folder: Path, miniatures: ModuleType, tmp_path: Path
+) -> None:
+    """A label is the mean of what people gave the picture, those who are judged perhaps among them."""
+    miniatures.write_table(tmp_path / "others", groups=("d",), users=3, images=25, seed=5)
+    source = AttributeSource(predictor)
+    source.refuse_seen(read_rating_table(tmp_path / "others"))
+    folder = tmp_path / "theirs"
+    (folder / "images").mkdir(parents=True)
+    training, _ = read_training_labels(aadb_labels_folder)
+    names = [f"images/{place}{path.suffix}" for place, path in enumerate(training.paths[:3])]
+    for name, path in zip(names, training.paths[:3], strict=True):
+        (folder / name).write_bytes(path.read_bytes())
+    rows = [f"ann,{name},{place + 1}" for place, name in enumerate(names)]
+    (folder / "ratings.csv").write_text("\n".join(["user,image,score", *rows]))
+    theirs = read_rating_table(folder)
+    with pytest.raises(RatingError, match=r"from 3 of the 3 pictures to judge on; .* --without RATINGS"):
+        source.refuse_seen(theirs)
+    fewer = training.without_files(theirs.picture_digests())
+    assert fewer.paths == training.paths[3:]
+    np.testing.assert_array_equal(fewer.values, training.values[3:])
+    with pytest.raises(RatingError, match="every picture of the list Train is among those to leave out"):
+        fewer.without_files([digest_of_file(path) for path in fewer.paths])
+    AttributeSource().refuse_seen(theirs)
 
 
 def test_another_backbone_is_refused(folder: Path, table_folder: Path, tmp_path: Path) -> None:

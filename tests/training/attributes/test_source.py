@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from piaa_sdk.errors import PiaaWarning
 from training.attributes.hand_computed import ATTRIBUTE_NAMES, measure_attributes
-from training.attributes.source import AttributeSource, attribute_features
-from training.data.ratings import read_rating_table
+from training.attributes.source import AttributeSource
+from training.data.ratings import digest_of_file, read_rating_table
 from training.views import full_pixels
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from piaa_sdk.array_types import FloatArray
     from training.data.ratings import RatingTable
 
 
@@ -25,12 +26,15 @@ def table(table_folder: Path) -> RatingTable:
     return read_rating_table(table_folder, ["a"])
 
 
+def _measure(paths: list[Path], **options: Any) -> FloatArray:
+    return AttributeSource().measure(paths, [digest_of_file(path) for path in paths], **options)
+
+
 def test_every_picture_has_its_row(table: RatingTable) -> None:
     source = AttributeSource()
     found = source.collect(table)
     assert (found.shape, found.dtype) == ((40, 20), np.float32)
     assert source.name == "hand-computed"
-    assert source.attribute_names == ATTRIBUTE_NAMES
     for place in (0, 17, 39):
         expected = measure_attributes(full_pixels(table.paths()[place]))
         np.testing.assert_array_equal(found[place], expected.astype(np.float32))
@@ -50,25 +54,23 @@ def test_what_was_measured_is_not_measured_again(table: RatingTable, tmp_path: P
 def test_a_picture_is_known_by_its_content(table: RatingTable, tmp_path: Path) -> None:
     """Under another name it is found; another picture under its name is not taken for it."""
     paths = table.paths()[:2]
-    first = attribute_features(paths, AttributeSource(), cache=tmp_path / "cache")
+    first = _measure(paths, cache=tmp_path / "cache")
     swapped = [tmp_path / path.name for path in paths]
     shutil.copy(paths[0], swapped[1])
     shutil.copy(paths[1], swapped[0])
     measured: list[int] = []
-    again = attribute_features(
-        swapped, AttributeSource(), cache=tmp_path / "cache", progress=lambda done, _: measured.append(done)
-    )
+    again = _measure(swapped, cache=tmp_path / "cache", progress=lambda done, _: measured.append(done))
     np.testing.assert_array_equal(again, first[::-1])
     assert measured == []
 
 
 def test_a_damaged_file_of_rows_is_measured_again(table: RatingTable, tmp_path: Path) -> None:
     paths = table.paths()[:3]
-    first = attribute_features(paths, AttributeSource(), cache=tmp_path)
+    first = _measure(paths, cache=tmp_path)
     for shard in tmp_path.rglob("*.safetensors"):
         shard.write_bytes(shard.read_bytes()[:-5])
     with pytest.warns(PiaaWarning, match="is damaged"):
-        again = attribute_features(paths, AttributeSource(), cache=tmp_path)
+        again = _measure(paths, cache=tmp_path)
     np.testing.assert_array_equal(again, first)
 
 
