@@ -48,6 +48,6 @@ def _who_was_judged(evaluation: Evaluation) -> str:
     few = min(counts.values(), default=0)
     caution = f" Intervals over {few} users say little." if few < _FEW_USERS else ""
     return (
-        f"{conditions.data}: {users}{drawn}, {conditions.pictures} pictures; repeats {conditions.repeats}, "
-        f"seed {conditions.seed}.{caution}"
+        f"Judged on {conditions.data}: {users}{drawn}, {conditions.pictures} pictures; repeats "
+        f"{conditions.repeats}, seed {conditions.seed}.{caution}"
     )

@@ -10,18 +10,21 @@ from training.remarks import remarks_on
 def test_a_table_says_on_whom_it_was_measured_and_that_few_users_say_little() -> None:
     judged = [make_evaluation("a", 0.5), make_evaluation("b", 0.4)]
     assert remarks_on(judged) == [
-        "some-photographs: 3 users, 40 pictures; repeats 2, seed 0. Intervals over 3 users say little."
+        "Judged on some-photographs: 3 users, 40 pictures; repeats 2, seed 0. Intervals over 3 users say little."
     ]
 
 
 def test_people_who_were_drawn_are_said_to_be() -> None:
     [remark] = remarks_on([make_evaluation("a", 0.5, users=50, drawn_users=3)])
-    assert remark.startswith("some-photographs: 3 users drawn from 50, 40 pictures")
+    assert remark.startswith("Judged on some-photographs: 3 users drawn from 50, 40 pictures")
 
 
 def test_each_data_set_has_a_line() -> None:
     judged = [make_evaluation("a", 0.5), make_evaluation("a", 0.5, data="others", seed=4)]
-    assert [remark.partition(":")[0] for remark in remarks_on(judged)] == ["some-photographs", "others"]
+    assert [remark.partition(":")[0] for remark in remarks_on(judged)] == [
+        "Judged on some-photographs",
+        "Judged on others",
+    ]
     assert "seed 4" in remarks_on(judged)[1]
 
 
