@@ -121,7 +121,7 @@ def gradient_maps(
         wanted,
         photos=photos,
         facts=_facts(trained, config, allow_seen=allow_seen),
-        progress=options.show_progress("networks"),
+        say=options.say,
     )
     found.save(output)
     options.say(f"wrote {output}; next: python -m training figure gradients {output} FIGURE")

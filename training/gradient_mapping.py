@@ -3,6 +3,8 @@
 Users and support sets are those that an evaluation draws with the same seed and shots, in its first repeat.
 Pictures of the data set are such that none of the drawn users adapts to: first those that most of these users
 have rated, among them in an order drawn by the seed.
+
+A network whose adaptation leaves the finite numbers has no maps; the others' are made and kept all the same.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from piaa_sdk.errors import ImageError, ModelFormatError, RatingError
+from piaa_sdk.errors import DivergenceError, ImageError, ModelFormatError, RatingError
 from piaa_sdk.images.files import find_files
 from training.evaluation import draw_tasks
 from training.evaluation_record import Conditions
@@ -85,7 +87,7 @@ def map_gradients(
     *,
     photos: Path | None = None,
     facts: Mapping[str, Any] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> GradientMaps:
     """Make the gradient maps of a run.
 
@@ -97,20 +99,20 @@ def map_gradients(
         wanted: Which.
         photos: Folder to take the pictures from, in the order of their names; None takes the table's.
         facts: See :class:`training.gradient_record.GradientMaps`.
-        progress: Called with the networks done and all networks.
+        say: Told of each network that is mapped, or that cannot be, at once.
 
     Raises:
         RatingError: There are too few users or pictures.
         ImageError: A picture cannot be read.
         ModelFormatError: An epoch or a kind that there is not, or a backbone other than the run's.
-        DivergenceError: A loss is not finite.
+        DivergenceError: No adaptation stayed in the finite numbers.
     """
     tasks = draw_tasks(table, scale, shots=wanted.shots, seed=wanted.seed, users=wanted.users)
     difference = _check_same(personalizer, whole, table, tasks[0].support.images[:_COMPARED])
     positions = _draw_pictures(table, tasks, wanted) if photos is None else None
     paths = _photos_of(photos, wanted.pictures) if photos is not None else _paths_of(table, positions)
     pixels = whole.load(paths)
-    work = _Work(personalizer, whole, pixels, wanted, progress)
+    work = _Work(personalizer, whole, pixels, wanted, say)
     work.map_all(tasks)
     conditions = Conditions.of(
         table,
@@ -128,6 +130,7 @@ def map_gradients(
         people=tuple(task.person for task in tasks),
         epochs=wanted.epochs,
         networks=tuple(work.networks),
+        diverged=tuple(work.diverged),
         pictures=pixels.numpy(),
         maps=np.stack(work.maps),
         scores=np.stack(work.scores),
@@ -145,19 +148,24 @@ class _Work:
         whole: WholeNetwork,
         pixels: torch.Tensor,
         wanted: Wanted,
-        progress: Callable[[int, int], None] | None,
+        say: Callable[[str], None] | None,
     ) -> None:
         self.personalizer, self.whole, self.pixels, self.wanted = personalizer, whole, pixels, wanted
         self.networks: list[MappedNetwork] = []
+        self.diverged: list[MappedNetwork] = []
         self.maps: list[FloatArray] = []
         self.scores: list[FloatArray] = []
         later = sum(epoch > 0 for epoch in wanted.epochs)
         per_user = later + len(wanted.epochs) * wanted.from_scratch
         self._total = wanted.users * per_user + (0 in wanted.epochs)
-        self._progress = progress
+        self._say = say
 
     def map_all(self, tasks: Sequence[UserTask]) -> None:
-        """Map the prior once, and each user's networks."""
+        """Map the prior once, and each user's networks.
+
+        Raises:
+            DivergenceError: There are no maps of any user's network, because all left the finite numbers.
+        """
         epochs = self.wanted.epochs
         if 0 in epochs:
             self._map(MappedNetwork(None, "prior", 0), self.personalizer.prior)
@@ -166,17 +174,40 @@ class _Work:
             starts["scratch"] = scratch_of(self.personalizer)
         for user, task in enumerate(tasks):
             for name, start in starts.items():
-                adapted = epochs_of(self.personalizer, start, task.support, epochs)
-                for epoch, params in zip(epochs, adapted, strict=True):
-                    if epoch or name != "prior":
-                        self._map(MappedNetwork(user, name, epoch), params)
+                networks = [MappedNetwork(user, name, epoch) for epoch in epochs if epoch or name != "prior"]
+                try:
+                    adapted = epochs_of(self.personalizer, start, task.support, epochs)
+                except DivergenceError as error:
+                    for network in networks:
+                        self._leave_out(network, str(error))
+                    continue
+                by_epoch = dict(zip(epochs, adapted, strict=True))
+                for network in networks:
+                    self._map(network, by_epoch[network.epoch])
+        if self.diverged and not any(network.user is not None for network in self.networks):
+            raise DivergenceError(
+                f"none of the {len(self.diverged)} networks that were adapted has finite maps; the run's "
+                "learning rate of fine-tuning is too high for these users, train it with a lower one"
+            )
 
     def _map(self, network: MappedNetwork, params: Params) -> None:
+        maps = maps_of(self.whole.gradients(params, self.pixels, kind=self.wanted.kind))
+        scores = self.whole.predict(params, self.pixels)
+        if not (np.isfinite(maps).all() and np.isfinite(scores).all()):
+            self._leave_out(network, "its scores or gradients are not finite")
+            return
         self.networks.append(network)
-        self.maps.append(maps_of(self.whole.gradients(params, self.pixels, kind=self.wanted.kind)))
-        self.scores.append(self.personalizer.from_target(self.whole.predict(params, self.pixels)))
-        if self._progress is not None:
-            self._progress(len(self.networks), self._total)
+        self.maps.append(maps)
+        self.scores.append(scores)
+        self._tell(f"mapped {network}")
+
+    def _leave_out(self, network: MappedNetwork, reason: str) -> None:
+        self.diverged.append(network)
+        self._tell(f"left out {network}: {reason}")
+
+    def _tell(self, text: str) -> None:
+        if self._say is not None:
+            self._say(f"{text}; {len(self.networks) + len(self.diverged)} of {self._total} networks")
 
 
 def _check_same(
@@ -188,7 +219,7 @@ def _check_same(
         ModelFormatError: They are others.
     """
     pixels = whole.load(_paths_of(table, images))
-    found = personalizer.from_target(whole.predict(personalizer.prior, pixels))
+    found = whole.predict(personalizer.prior, pixels)
     expected = personalizer.generic(images)
     difference = float(np.abs(found - expected).max())
     if not difference <= _SAME * max(1.0, float(np.abs(expected).max())):

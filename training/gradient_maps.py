@@ -1,6 +1,7 @@
 """Which pixels a score hangs on: gradients of the score with respect to the pixels (Figs. 7, 8 and 10).
 
-**Gradient.** For pixels X (S, S, 3) of 0 to 255, d score / d X, in units of [0, 1] per level of a colour.
+**Gradient.** For pixels X (S, S, 3) of 0 to 255, d score / d X, in units of [0, 1] per level of a colour. A
+run that learns ratings as shares of the highest one has scores of other units: they are brought to [0, 1].
 
 - ``plain``: the gradient itself (Simonyan, Vedaldi and Zisserman 2014).
 - ``guided``: guided backpropagation (Springenberg and others 2015). On the way back, what arrives at a
@@ -74,13 +75,15 @@ class WholeNetwork:
     """A run's network from pixels to the score, whose tensors can be exchanged.
 
     Attributes:
-        learner: Scores with a network that has a backbone.
+        learner: Scores with a network that has a backbone, in the units that the run learns.
+        from_target: Brings scores (N,) from these units to [0, 1]; it is linear.
         backbone: Tensors that the run's own lack: those of the frozen backbone in the mode head, else none.
         size: S.
         device: Where it computes.
     """
 
     learner: Learner
+    from_target: Callable[[FloatArray], FloatArray]
     backbone: Params
     size: int
     device: str = "cpu"
@@ -100,7 +103,7 @@ class WholeNetwork:
         size, device = config.network.size, workshop.hardware.device
         own = personalizer.learner.network
         if own.backbone is not None:
-            return cls(personalizer.learner, {}, size, device)
+            return cls(personalizer.learner, personalizer.from_target, {}, size, device)
         network = make_network(
             config.network,
             weights=workshop.backbone.weights,
@@ -111,7 +114,7 @@ class WholeNetwork:
         workshop.hardware.place(network)
         tensors = params_of(network)
         frozen = {name: value for name, value in tensors.items() if name.startswith("backbone.")}
-        return cls(config.make_learner(network), frozen, size, device)
+        return cls(config.make_learner(network), personalizer.from_target, frozen, size, device)
 
     def load(self, paths: Sequence[Path]) -> torch.Tensor:
         """Read pictures as the network takes them: (N, S, S, 3) uint8.
@@ -123,11 +126,10 @@ class WholeNetwork:
         return torch.from_numpy(np.stack([load_image(path, preprocessing) for path in paths]))
 
     def predict(self, params: Params, pixels: torch.Tensor) -> FloatArray:
-        """Score pixels (N, S, S, 3) with the prior or adapted tensors: (N,), in the units the run learns."""
+        """Score pixels (N, S, S, 3) with the prior or adapted tensors: (N,), [0, 1]."""
         tensors = self.backbone | params
         parts = [self.learner.predict(tensors, part.to(self.device)) for part in torch.split(pixels, _BATCH)]
-        scores: FloatArray = torch.cat(parts).double().cpu().numpy()
-        return scores
+        return self.from_target(torch.cat(parts).double().cpu().numpy())
 
     def gradients(self, params: Params, pixels: torch.Tensor, *, kind: str = "plain") -> torch.Tensor:
         """Take the gradient of the score with respect to pixels (N, S, S, 3): (N, S, S, 3).
@@ -137,11 +139,14 @@ class WholeNetwork:
             pixels: 0 to 255.
             kind: ``plain`` or ``guided``.
 
+        Returns:
+            Units of [0, 1] per level of a colour.
+
         Raises:
             ModelFormatError: There is no such kind, or no rectifier to guide by.
         """
         tensors = {name: value.detach() for name, value in (self.backbone | params).items()}
-        return torch.cat(
+        return self._slope * torch.cat(
             [
                 pixel_gradients(
                     lambda part: self.learner.scores(tensors, part), part.to(self.device), kind=kind
@@ -149,6 +154,12 @@ class WholeNetwork:
                 for part in torch.split(pixels, _BATCH)
             ]
         )
+
+    @property
+    def _slope(self) -> float:
+        """How much the score of [0, 1] grows with the score in the units that the run learns."""
+        at_zero, at_one = self.from_target(np.array([0.0, 1.0]))
+        return float(at_one - at_zero)
 
 
 def pixel_gradients(

@@ -13,7 +13,7 @@ The pictures are in the file: one made of a data set is as little to be given aw
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -23,6 +23,7 @@ import safetensors.numpy
 from piaa_sdk.errors import ModelFormatError, OutputError
 from piaa_sdk.files import write_atomically
 from training.evaluation_record import Conditions, to_plain
+from training.records import texts, whole_number, whole_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,7 +37,9 @@ FORMAT_VERSION = 1
 KIND = "gradient maps"
 STARTS = ("prior", "scratch")
 
+_START_NAMES = {"prior": "the prior", "scratch": "scratch"}
 _DIMENSIONS = {"pictures": 4, "maps": 4, "scores": 2, "ratings": 2}
+_KINDS_OF_NUMBERS = {"pictures": np.uint8, "maps": np.float32, "scores": np.float64, "ratings": np.float64}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,29 @@ class MappedNetwork:
     user: int | None
     start: str
     epoch: int
+
+    def __str__(self) -> str:
+        whose = "the prior" if self.user is None else f"user {self.user + 1} from {_START_NAMES[self.start]}"
+        return f"{whose}, epoch {self.epoch}"
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], users: int) -> Self:
+        """Read what ``asdict`` wrote.
+
+        Args:
+            data: Parsed JSON.
+            users: How many there are.
+
+        Raises:
+            KeyError: A part is missing.
+            ValueError: A part is no such value.
+        """
+        user, start = data["user"], data["start"]
+        if user is not None and whole_number(user, "user of a network") >= users:
+            raise ValueError(f"user of a network is {user}, must be below {users}")
+        if start not in STARTS:
+            raise ValueError(f"start of a network is {start!r:.80}, must be {' or '.join(STARTS)}")
+        return cls(user, start, whole_number(data["epoch"], "epoch of a network"))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,6 +96,7 @@ class GradientMaps:
         scores: (R, N), [0, 1].
         ratings: (U, N), [0, 1]; nan where a user has not rated a picture.
         facts: What else is to be known.
+        diverged: Networks without maps, because adaptation left the finite numbers.
     """
 
     method: str
@@ -83,6 +110,7 @@ class GradientMaps:
     scores: FloatArray
     ratings: FloatArray
     facts: Mapping[str, Any]
+    diverged: tuple[MappedNetwork, ...] = ()
 
     def find(self, user: int, start: str, epoch: int) -> int:
         """Return the position of a network among all.
@@ -96,6 +124,11 @@ class GradientMaps:
             ModelFormatError: There are no maps of it.
         """
         wanted = MappedNetwork(None if start == "prior" and epoch == 0 else user, start, epoch)
+        if wanted in self.diverged:
+            raise ModelFormatError(
+                f"there are no maps of {wanted}: its adaptation left the finite numbers; draw another user, "
+                "or map again with a --seed that draws others"
+            )
         if wanted not in self.networks:
             raise ModelFormatError(
                 f"there are no maps of user {user + 1} from {start} at epoch {epoch}; make them with: "
@@ -117,6 +150,7 @@ class GradientMaps:
             "people": list(self.people),
             "epochs": list(self.epochs),
             "networks": [asdict(network) for network in self.networks],
+            "diverged": [asdict(network) for network in self.diverged],
             "facts": to_plain(dict(self.facts)),
         }
         tensors = {
@@ -144,7 +178,7 @@ class GradientMaps:
             with safetensors.safe_open(path, framework="numpy") as file:
                 record = json.loads((file.metadata() or {}).get(KIND, "null"))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
-        except (OSError, ValueError, safetensors.SafetensorError) as error:
+        except (OSError, TypeError, ValueError, safetensors.SafetensorError) as error:
             raise ModelFormatError(f"{path} cannot be read as {KIND}: {error}") from error
         version = record.get("format_version") if isinstance(record, dict) else None
         if version != FORMAT_VERSION:
@@ -161,17 +195,19 @@ class GradientMaps:
 
     @classmethod
     def _from(cls, record: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[Any]]) -> Self:
-        known = {part.name: record["conditions"][part.name] for part in fields(Conditions)}
-        values: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in known.items()
-        }
+        people = texts(record["people"], "people")
+        networks, diverged = (
+            tuple(MappedNetwork.from_json(network, len(people)) for network in given)
+            for given in (record["networks"], record.get("diverged", ()))
+        )
         found = cls(
             method=str(record["method"]),
             kind=str(record["kind"]),
-            conditions=Conditions(**values),
-            people=tuple(map(str, record["people"])),
-            epochs=tuple(map(int, record["epochs"])),
-            networks=tuple(MappedNetwork(**network) for network in record["networks"]),
+            conditions=Conditions.from_json(record["conditions"]),
+            people=people,
+            epochs=whole_numbers(record["epochs"], "epochs"),
+            networks=networks,
+            diverged=diverged,
             facts=dict(record["facts"]),
             **{name: tensors[name] for name in _DIMENSIONS},
         )
@@ -179,10 +215,19 @@ class GradientMaps:
         return found
 
     def _check(self) -> None:
-        """Refuse tensors that do not fit together."""
+        """Refuse epochs and tensors that do not fit together, and numbers that cannot be drawn."""
+        if list(self.epochs) != sorted(set(self.epochs)):
+            raise ValueError(f"epochs are {list(self.epochs)}, must rise")
         for name, dimensions in _DIMENSIONS.items():
-            if getattr(self, name).ndim != dimensions:
-                raise ValueError(f"{name} has {getattr(self, name).ndim} dimensions, must have {dimensions}")
+            tensor, wanted_type = getattr(self, name), np.dtype(_KINDS_OF_NUMBERS[name])
+            if tensor.ndim != dimensions:
+                raise ValueError(f"{name} has {tensor.ndim} dimensions, must have {dimensions}")
+            if tensor.dtype != wanted_type:
+                raise ValueError(f"{name} is of {tensor.dtype}, must be of {wanted_type}")
+        if not (self.people and self.pictures.size):
+            raise ValueError(
+                f"there are {len(self.people)} users and {len(self.pictures)} pictures, must be some"
+            )
         count, size = self.pictures.shape[:2]
         wanted = {
             "pictures": (count, size, size, 3),
@@ -193,3 +238,8 @@ class GradientMaps:
         for name, shape in wanted.items():
             if getattr(self, name).shape != shape:
                 raise ValueError(f"{name} is {getattr(self, name).shape}, must be {shape}")
+        for name in ("maps", "scores"):
+            if not np.isfinite(getattr(self, name)).all():
+                raise ValueError(f"{name} are not all finite")
+        if np.isinf(self.ratings).any():
+            raise ValueError("ratings are not all finite, or nan where there is none")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import torch
 import typer
 
+from piaa_sdk.bundle import CONFIG_NAME
+from piaa_sdk.errors import ModelNotFoundError
 from piaa_sdk.head import Prior
 from piaa_sdk.scorer import Scorer
 from training import cli_options as options
@@ -24,7 +26,13 @@ if TYPE_CHECKING:
 
 
 def scores(
-    model: Annotated[Path, typer.Argument(help="Folder of a bundle or of a finished run.")],
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of a bundle or of a finished run, such as one in the folder that table wrote. "
+            "Compared systems (FPMF, PAM, USAR, PA_IAA) keep no model."
+        ),
+    ],
     ratings: options.Folder,
     output: Annotated[Path, typer.Argument(help="JSON file for the scores; of a single person.")],
     user: Annotated[int, typer.Option(min=1, help="Number of the user among those judged, by name.")] = 1,
@@ -42,6 +50,7 @@ def scores(
     allow_seen: options.AllowSeen = False,
 ) -> None:
     """Store one user's ratings and a method's scores of the same pictures, for the figure examples."""
+    _check_model(model)
     torch.set_num_threads(threads)
     dataset = read_data(format, ratings, scale, groups)
     table = people_to_judge(dataset)
@@ -66,6 +75,24 @@ def scores(
 def register(program: typer.Typer) -> None:
     """Add the command to a program."""
     program.command()(scores)
+
+
+def _check_model(place: Path) -> None:
+    """Refuse a file, and a folder with neither a run nor a bundle in it; runs beside or below are named.
+
+    Raises:
+        ModelNotFoundError: It is one.
+    """
+    if not place.exists() or any((place / name).exists() for name in (RUN_NAME, CONFIG_NAME)):
+        return
+    folder = place if place.is_dir() else place.parent
+    runs = sorted(str(found.parent) for found in folder.glob(f"*/{RUN_NAME}"))
+    given = f"one of {', '.join(runs)}" if runs else "of a run or of a bundle"
+    raise ModelNotFoundError(
+        f"{place} is neither a run ({RUN_NAME}) nor a bundle ({CONFIG_NAME}). Compared systems (FPMF, PAM, "
+        "USAR, PA_IAA) keep no model and cannot be asked for scores; of any other method give the folder: "
+        f"{given}"
+    )
 
 
 def _of_bundle(folder: Path, table: RatingTable, *, allow_seen: bool) -> KernelPersonalizer:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from piaa_sdk.errors import ModelFormatError, RatingError
+from piaa_sdk.errors import DivergenceError, ModelFormatError, RatingError
 from piaa_sdk.finetune.network import AestheticHead, AestheticNetwork, HeadConfig, params_of, predict
 from piaa_sdk.rating_scale import RatingScale
 from training import __main__ as program
@@ -169,9 +169,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-def _train(folder: Path, table_folder: Path, workshop: Workshop, name: str) -> Run:
+def _train(folder: Path, table_folder: Path, workshop: Workshop, name: str, *settings: str) -> Run:
     split = split_dataset(read_dataset("table", table_folder), train_groups=["a", "b"], test_groups=["c"])
-    return train(MetaConfig.load(name, SMALL), split, folder, workshop)
+    return train(MetaConfig.load(name, (*SMALL, *settings)), split, folder, workshop)
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +208,32 @@ def test_the_whole_network_scores_as_the_run_does(
     moved = [whole.predict(adapted, pixels.float() + sign * step * gradients) for sign in (1, -1)]
     expected = 2 * (step * gradients.square()).sum((1, 2, 3)).numpy()
     np.testing.assert_allclose(moved[0] - moved[1], expected, rtol=0.2)
+
+
+@pytest.mark.parametrize("mode", ["head", "full"])
+def test_gradients_of_shares_are_slopes_of_the_unit_score(
+    mode: str, table_folder: Path, cache: Path, tmp_path: Path
+) -> None:
+    """Of a score t = r / 7 that is learned, the one of [0, 1] is (7 t - 1) / 6: its slope is 7/6 as large.
+
+    In float64, steps of a thousandth of a level along the gradient, to both sides.
+    """
+    workshop = Workshop(mode, cache, Backbone(untrained=True))
+    trained = _train(tmp_path / "run", table_folder, workshop, "ba", 'tasks.target="share"')
+    table = read_dataset("table", table_folder, groups=["c"]).table
+    personalizer = load_personalizer(trained, table, SCALE, workshop)
+    whole = WholeNetwork.of(personalizer, trained.config, workshop)
+    prior, images = personalizer.prior, np.arange(3)
+    pixels = whole.load([table.paths()[image] for image in images])
+    np.testing.assert_allclose(whole.predict(prior, pixels), personalizer.generic(images), atol=1e-4)
+    whole.learner.network.double()
+    exact = replace(whole, backbone={name: value.double() for name, value in whole.backbone.items()})
+    prior = {name: value.double() for name, value in prior.items()}
+    found = exact.gradients(prior, pixels.double())
+    step = 1e-3 / found.abs().amax((1, 2, 3), keepdim=True)
+    above, below = (exact.predict(prior, pixels + sign * step * found) for sign in (1, -1))
+    slopes = (above - below) / (2 * step.flatten().numpy())
+    np.testing.assert_allclose(found.square().sum((1, 2, 3)).numpy(), slopes, rtol=0.01)
 
 
 def _maps(
@@ -283,6 +309,80 @@ def test_what_cannot_be_mapped_is_refused(run: Run, table_folder: Path, cache: P
         GradientMaps.load(tmp_path / "odd")
 
 
+def _damaged(found: GradientMaps, folder: Path, **changes: object) -> Path:
+    replace(found, **changes).save(folder / "damaged")  # type: ignore[arg-type]
+    return folder / "damaged"
+
+
+def test_what_cannot_be_drawn_is_not_read(run: Run, table_folder: Path, cache: Path, tmp_path: Path) -> None:
+    """Damage would show as a white picture, or as an error of numpy when the figure is drawn."""
+    found = _maps(run, table_folder, cache, Wanted(10, 1, 2, (0, 4)))
+    found.save(tmp_path / "whole")
+    GradientMaps.load(tmp_path / "whole")
+    infinite = found.maps.copy()
+    infinite[1, 1, 3, 4] = np.inf
+    shots = replace(found.conditions, shots=())
+    scale = replace(found.conditions, rating_scale=(1.0,))  # type: ignore[arg-type]
+    changes: tuple[tuple[dict[str, object], str], ...] = (
+        ({"maps": infinite}, "maps are not all finite"),
+        ({"scores": np.full_like(found.scores, np.nan)}, "scores are not all finite"),
+        ({"ratings": np.full_like(found.ratings, np.inf)}, "ratings are not all finite"),
+        ({"pictures": found.pictures / 255}, "pictures is of float64, must be of uint8"),
+        ({"epochs": ()}, r"epochs is \[\], must be one or more whole numbers"),
+        ({"epochs": (4, 0)}, "must rise"),
+        ({"pictures": found.pictures[:0]}, "1 users and 0 pictures"),
+        ({"conditions": shots}, r"shots is \[\], must be one or more"),
+        ({"conditions": scale}, r"rating_scale is \[1.0\], must be two finite numbers"),
+        ({"networks": (MappedNetwork(None, "prior", 0), MappedNetwork(1, "prior", 4))}, "must be below 1"),
+        ({"networks": (MappedNetwork(None, "prior", 0), MappedNetwork(0, "x", 4))}, "start of a network is"),
+    )
+    for change, said in changes:
+        with pytest.raises(ModelFormatError, match=f"incomplete gradient maps .*{said}"):
+            GradientMaps.load(_damaged(found, tmp_path, **change))
+
+
+def test_a_network_that_diverges_is_left_out(
+    run: Run, table_folder: Path, cache: Path, tmp_path: Path
+) -> None:
+    """Those from scratch begin at 1e30, so that their first loss is infinite; the others are mapped."""
+    workshop = Workshop("head", cache, Backbone(untrained=True))
+    table = read_dataset("table", table_folder, groups=["c"]).table
+    wanted = Wanted(10, 2, 2, (0, 4), from_scratch=True)
+    personalizer = load_personalizer(run, table, SCALE, workshop)
+    whole = WholeNetwork.of(personalizer, run.config, workshop)
+    with torch.no_grad():
+        personalizer.learner.network.get_parameter("head.output.weight").fill_(1e30)
+    said: list[str] = []
+    found = map_gradients(personalizer, whole, table, SCALE, wanted, say=said.append)
+    expected = [MappedNetwork(None, "prior", 0), MappedNetwork(0, "prior", 4), MappedNetwork(1, "prior", 4)]
+    assert list(found.networks) == expected
+    np.testing.assert_array_equal(
+        found.maps, _maps(run, table_folder, cache, replace(wanted, from_scratch=False)).maps
+    )
+    assert said[0] == "mapped the prior, epoch 0; 1 of 7 networks"
+    assert said[1] == "mapped user 1 from the prior, epoch 4; 2 of 7 networks"
+    assert said[2].startswith("left out user 1 from scratch, epoch 0: the loss of step 1 is inf")
+    assert said[-1].endswith("; 7 of 7 networks")
+    found.save(tmp_path / "maps")
+    read = GradientMaps.load(tmp_path / "maps")
+    assert read.diverged == tuple(
+        MappedNetwork(user, "scratch", epoch) for user in (0, 1) for epoch in (0, 4)
+    )
+    with pytest.raises(ModelFormatError, match="of user 2 from scratch, epoch 4: its adaptation left the"):
+        read.find(1, "scratch", 4)
+
+
+def test_where_all_diverge_nothing_is_kept(run: Run, table_folder: Path, cache: Path) -> None:
+    """At a learning rate of 1e30 every adaptation leaves the finite numbers; the prior alone is no figure."""
+    fast = replace(run.config, fine_tuning=replace(run.config.fine_tuning, learning_rate=1e30))
+    workshop = Workshop("head", cache, Backbone(untrained=True))
+    table = read_dataset("table", table_folder, groups=["c"]).table
+    personalizer = load_personalizer(run, table, SCALE, workshop, config=fast)
+    whole = WholeNetwork.of(personalizer, fast, workshop)
+    with pytest.raises(DivergenceError, match="none of the 2 networks that were adapted has finite maps"):
+        map_gradients(personalizer, whole, table, SCALE, Wanted(10, 2, 1, (0, 4)))
+
+
 def test_from_scratch_is_what_meta_training_began_with(run: Run, table_folder: Path, cache: Path) -> None:
     """The same seed draws the same random layers, which the trained prior is no longer like."""
     workshop = Workshop("head", cache, Backbone(untrained=True))
@@ -304,9 +404,14 @@ def test_from_scratch_is_what_meta_training_began_with(run: Run, table_folder: P
 
 
 def test_the_command(
-    run: Run, table_folder: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run,
+    table_folder: Path,
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Pictures of a folder, a kind, and epochs of its own."""
+    """Pictures of a folder, a kind, and epochs of its own; a line for each network while it works."""
     output = tmp_path / "maps.safetensors"
     given = ["--groups", "c", "--shots", "10", "--users", "2", "--pictures", "2", "--cache", str(cache)]
     given += ["--untrained", "--threads", "1", "--epochs", "0,2,6", "--kind", "guided", "--from-scratch"]
@@ -317,6 +422,9 @@ def test_the_command(
     assert found.kind == "guided"
     assert np.isnan(found.ratings).all()
     assert found.facts["fine_tuning_epochs"] == 6
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("mapped ")]
+    assert len(said) == len(found.networks) == 11
+    assert said[-1] == "mapped user 2 from scratch, epoch 6; 11 of 11 networks"
 
 
 def _run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:

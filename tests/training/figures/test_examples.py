@@ -161,6 +161,23 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     return int(ended.value.code or 0)
 
 
+def test_of_what_has_no_model_no_scores_are_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever gives the folder of a table, or PAM's evaluation in it, reads which folders hold a model."""
+    for name in ("ba-piaa", "maml"):
+        (tmp_path / "table" / name).mkdir(parents=True)
+        (tmp_path / "table" / name / "run.json").write_text("{}")
+    (tmp_path / "table" / "pam.json").write_text("{}")
+    (tmp_path / "empty").mkdir()
+    runs = f"one of {tmp_path / 'table' / 'ba-piaa'}, {tmp_path / 'table' / 'maml'}"
+    for given, said in (("table", runs), ("table/pam.json", runs), ("empty", "of a run or of a bundle")):
+        assert run(monkeypatch, "scores", tmp_path / given, tmp_path, tmp_path / "a.json") == 1
+        message = " ".join(capsys.readouterr().err.split())
+        assert "(FPMF, PAM, USAR, PA_IAA) keep no model" in message
+        assert f"give the folder: {said}" in message
+
+
 def test_a_run_and_a_bundle_meet_in_one_figure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
