@@ -132,7 +132,8 @@ def _draw_apart(curves: Sequence[Curve]) -> Drawing:
     for axes in panels[len(parts) - _COLUMNS : len(parts)]:  # the lowest of each column
         axes.tick_params(labelbottom=True)
     figure.supxlabel("support pictures M (grey: the other methods)", fontsize=8)
-    figure.supylabel(_LABEL.replace("\n", " "), fontsize=8)
+    # One row is not as high as the label is long.
+    figure.supylabel(_LABEL if rows == 1 else _LABEL.replace("\n", " "), fontsize=8)
     return figure
 
 

@@ -188,6 +188,22 @@ def test_many_curves_stand_three_to_a_panel_before_all_others() -> None:
     assert [axes.xaxis.get_tick_params()["labelbottom"] for axes in panels] == [False, True, True]
 
 
+@pytest.mark.parametrize("methods", [1, 5, 16])
+def test_nothing_of_a_curve_is_cut_off(methods: int) -> None:
+    """All labels and legends lie on the page, however high it is."""
+    evaluations = [some_users(9, seed, method=f"method {seed}", curve=True) for seed in range(methods)]
+    figure = draw_curves(evaluations)
+    figure.draw_without_rendering()
+    page = figure.bbox.padded(1)
+    legends = [*figure.legends, *(legend for axes in figure.axes if (legend := axes.get_legend()))]
+    labels = [label for axes in figure.axes for label in (axes.xaxis.label, axes.yaxis.label)]
+    for text in (*figure.texts, *labels, *(text for legend in legends for text in legend.get_texts())):
+        if text.get_text():
+            extent = text.get_window_extent()
+            assert page.contains(extent.x0, extent.y0), text
+            assert page.contains(extent.x1, extent.y1), text
+
+
 def test_calibration_draws_the_share_inside_its_band() -> None:
     evaluations = [
         some_users(9, coverage=some_coverage(1.4)),
