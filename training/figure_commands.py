@@ -13,7 +13,7 @@ from training.command_inputs import people_to_judge, read_data
 from training.data.datasets import TABLE
 from training.evaluation_record import Evaluation
 from training.figures import calibration, curve, examples, grid, hard_users, users
-from training.figures.style import save
+from training.figures.style import save, stem_of
 from training.folder_writing import write_file
 from training.user_scores import UserScores
 
@@ -30,7 +30,17 @@ _MOST_METHODS = 2
 app = typer.Typer(no_args_is_help=True, help="Draw figures of stored evaluations, each as PNG and SVG.")
 
 Stored = Annotated[list[Path], typer.Argument(help="JSON files that judge, evaluate and table wrote.")]
-Output = Annotated[Path, typer.Argument(help="File for the figure; .png and .svg are written.")]
+
+
+def _figure_name(output: Path) -> Path:
+    """Refuse the name of a record before anything is read or drawn."""
+    stem_of(output)
+    return output
+
+
+Output = Annotated[
+    Path, typer.Argument(help="File for the figure; .png and .svg are written.", callback=_figure_name)
+]
 Shots = Annotated[
     int | None, typer.Option(min=1, help="M. The largest that all were judged with by default.")
 ]
@@ -74,14 +84,18 @@ def draw_hard_users(
     shots: Shots = None,
     count: Annotated[int, typer.Option(min=1, help="Hardest and easiest users to list.")] = 5,
 ) -> None:
-    """Fig. 11: which users are hard, and why; the table is written beside the figure, as .md."""
+    """Fig. 11: which users are hard, and why; its tables are written beside the figure, as .md."""
     stored = Evaluation.load(evaluation)
     shots = _shots([stored], shots)
     found = hard_users.hard_users(stored, judged_table(stored.conditions, ratings, format), shots)
-    listed = hard_users.hard_users_table(found, count).to_markdown()
+    tables = (hard_users.hard_users_table(found, count), hard_users.relations_table(found))
+    listed = "\n\n".join(table.to_markdown() for table in tables)
     typer.echo(listed)
-    png = save_figure(hard_users.draw_hard_users(found, shots, count), output)
-    write_file(png.with_suffix(".md"), listed + "\n")
+    stem = stem_of(output)
+    beside = stem.with_name(f"{stem.name}.md")
+    write_file(beside, listed + "\n")
+    options.say(f"wrote {beside}")
+    save_figure(hard_users.draw_hard_users(found, shots, count), output)
 
 
 @app.command("examples")

@@ -15,6 +15,7 @@ import numpy as np
 
 from piaa_sdk.errors import RatingError
 from training.figures import style
+from training.figures.methods import check_methods
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,7 +77,11 @@ def draw_calibration(evaluations: Sequence[Evaluation], shots: int) -> Drawing:
     Args:
         evaluations: See :func:`calibration_of`.
         shots: M.
+
+    Raises:
+        RatingError: They were not judged alike, two have one name, or there is nothing to calibrate.
     """
+    check_methods(evaluations)
     found = [calibration_of(evaluation, shots) for evaluation in evaluations]
     with style.drawing():
         figure, [axes] = style.new_drawing(3.1 + 0.14 * len(found))

@@ -2,8 +2,9 @@
 
 Choices: half of the pictures are those where the first method comes nearest to the rating in comparison with
 the second (by the difference of their absolute errors), half those where it is the other way round, so that
-neither method is shown by its best pictures alone. Pictures are drawn as the network sees them, squashed to a
-square. Ratings and scores are in the units of the ratings.
+neither method is shown by its best pictures alone. Pictures are squashed to squares of one size, so that
+they line up; a network may read them at another size and in another fit. Ratings and scores are in the units
+of the ratings, with one digit after the point, or two where the scale is shorter than 2.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from training.user_scores import UserScores
 
 _MOST_COLUMNS = 4
-_AS_SEEN = Preprocessing(
+_LONG_SCALE = 2
+_SQUARE = Preprocessing(
     size=256,
     fit="squash",
     resample="lanczos",
@@ -90,7 +92,9 @@ def draw_examples(one: UserScores, other: UserScores, folder: Path, count: int) 
             places = panels[first * columns : (first + row_count) * columns]
             _draw_part(places, name, part, one, other, folder)
             first += row_count
-        figure.suptitle(f"query pictures of user {one.user}, M = {one.shots}", fontsize=7)
+        low, high = one.rating_scale
+        about = f"query pictures of user {one.user}, M = {one.shots}, ratings from {low:g} to {high:g}"
+        figure.suptitle(about, fontsize=7)
     return figure
 
 
@@ -110,18 +114,21 @@ def _draw_part(
         name, (0, 1), (0, 3), xycoords="axes fraction", textcoords="offset points", fontsize=7
     )
     title.set_in_layout(False)
+    low, high = one.rating_scale
+    digits = 1 if high - low >= _LONG_SCALE else 2
     for axes, position in zip(panels, part, strict=False):
         axes.set_axis_on()
-        axes.imshow(load_image(folder / one.images[position], _AS_SEEN))
+        axes.imshow(load_image(folder / one.images[position], _SQUARE))
         axes.set(xticks=[], yticks=[])
         for side in axes.spines.values():
             side.set_visible(False)
         rating, first, second = (part[position] for part in (one.ratings, one.scores, other.scores))
-        axes.set_xlabel(f"rated {rating:.3g}\nA {first:.1f}, B {second:.1f}", fontsize=7, labelpad=2)
+        told = f"rated {rating:.{digits}f}\nA {first:.{digits}f}, B {second:.{digits}f}"
+        axes.set_xlabel(told, fontsize=7, labelpad=2)
 
 
 def _check_same(one: UserScores, other: UserScores) -> None:
-    for part in ("table", "user", "shots", "repeat", "seed", "images"):
+    for part in ("table", "rating_scale", "user", "shots", "repeat", "seed", "images"):
         first, second = getattr(one, part), getattr(other, part)
         if first != second:
             shown = f": {first} and {second}" if isinstance(first, int) else ""

@@ -13,7 +13,8 @@ where there is one. At most six columns are drawn.
 Choices: a map is averaged over squares, so that it has as many points as can be told apart at its size. All
 maps of a figure share one scale, because a larger gradient is a larger influence; it ends at the 99th
 percentile of what is drawn. ``each`` divides each map by its own 99th percentile instead, to compare where
-networks look that differ in how much they look, such as one from scratch.
+networks look that differ in how much they look, such as one from scratch: the layout ``scratch`` is drawn so
+where nothing else is asked for, since on a shared scale the row from the prior is nearly black.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def draw_gradients(
     *,
     user: int = 1,
     picture: int = 1,
-    scaling: str = "shared",
+    scaling: str | None = None,
 ) -> Drawing:
     """Draw gradient maps.
 
@@ -90,12 +91,13 @@ def draw_gradients(
         layout: ``pictures``, ``users`` or ``scratch``.
         user: Whose, counted from 1; of the layout ``pictures``.
         picture: Of which, counted from 1; of the other layouts.
-        scaling: ``shared`` or ``each``.
+        scaling: ``shared`` or ``each``; None is ``each`` for the layout ``scratch``, else ``shared``.
 
     Raises:
         ModelFormatError: There is no such layout, scaling, user, picture or map.
         MissingDependencyError: matplotlib is not installed.
     """
+    scaling = scaling or ("each" if layout == "scratch" else "shared")
     for name, chosen, allowed in (("layout", layout, LAYOUTS), ("scaling", scaling, SCALINGS)):
         if chosen not in allowed:
             raise ModelFormatError(f"{name} is {chosen!r}, must be one of {', '.join(allowed)}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from piaa_sdk.errors import ModelFormatError
 from training.comparison import check_alike
 from training.figures import style
 from training.tables import grid_cells
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from piaa_sdk.array_types import FloatArray
     from training.evaluation_record import Evaluation
 
+_SETTINGS = ("m_s", "m_q", "k", "S")
 _MOST_COLUMNS = 2
 _MOST_STEPS_WITH_VALUES = 5  # in a panel 1.3 inches wide
 
@@ -54,7 +56,10 @@ def grid_levels(evaluations: Sequence[Evaluation], shots: int) -> GridLevels:
 
     Raises:
         RatingError: A fact is missing, two are of one setting, or they were judged on other users.
+        ModelFormatError: A fact is no whole number.
     """
+    for evaluation in evaluations:
+        _check_settings(evaluation)
     for other in evaluations[1:]:
         check_alike(evaluations[0], other)
     cells = grid_cells(evaluations, shots)
@@ -65,6 +70,17 @@ def grid_levels(evaluations: Sequence[Evaluation], shots: int) -> GridLevels:
     for (support, query, count, inner), figure in cells.items():
         values[splits.index((support, query)), tasks.index(count), steps.index(inner)] = figure.mean
     return GridLevels(splits, tasks, steps, values)
+
+
+def _check_settings(evaluation: Evaluation) -> None:
+    """Refuse settings that cannot be sorted; that none is missing is seen elsewhere."""
+    for name in _SETTINGS:
+        value = evaluation.facts.get(name, 0)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ModelFormatError(
+                f"the evaluation of {evaluation.method} says that {name} is {value!r}, must be a whole "
+                "number; judge the run again with python -m training judge or grid"
+            )
 
 
 def draw_grid(evaluations: Sequence[Evaluation], shots: int) -> Drawing:

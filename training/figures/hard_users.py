@@ -4,10 +4,14 @@ Choices: hard is a low personalized SROCC, mean over repeats. Spread is the stan
 of a user; agreement is the SROCC of a user's ratings with the mean of all others', on the pictures that
 somebody else rated too, unknown with fewer than ten of them. A user without any SROCC, by equal ratings, is
 marked at the lower edge and stands in no order. Users are numbered as the command ``scores`` does, by name.
+
+How SROCC goes with spread and agreement is told by rank correlations within each group of users: pooled over
+groups that differ in both they tell of the groups, not of the users. Of fewer than five users none is told.
 """
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
     from training.evaluation_record import Evaluation
 
 _LEAST_SHARED = 10
+_LEAST_RELATED = 5
 _COLORS = {"hardest": "#D55E00", "easiest": "#009E73", "others": "#56B4E9"}
 
 
@@ -39,6 +44,7 @@ class HardUsers:
 
     Attributes:
         method: Name of the method that they are hard for.
+        groups: (U,) the group of each.
         numbers: (U,) their places among the people of the table, from 1.
         ratings: (U,) how many they gave.
         spread: (U,) standard deviation of these, in the units of the ratings.
@@ -49,6 +55,7 @@ class HardUsers:
     """
 
     method: str
+    groups: npt.NDArray[np.str_]
     numbers: npt.NDArray[np.intp]
     ratings: npt.NDArray[np.intp]
     spread: FloatArray
@@ -61,6 +68,28 @@ class HardUsers:
     def ranked(self) -> int:
         """How many have an SROCC."""
         return int((~np.isnan(self.personal)).sum())
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """How users' personal SROCC goes with something else that is known of them.
+
+    Attributes:
+        group: Of the users.
+        trait: ``spread`` or ``agreement``.
+        users: In whom both are known.
+        correlation: Rank correlation over these; nan for fewer than five, or where one does not vary.
+    """
+
+    group: str
+    trait: str
+    users: int
+    correlation: float
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there is a correlation."""
+        return not np.isnan(self.correlation)
 
 
 def agreements(table: RatingTable) -> FloatArray:
@@ -94,16 +123,20 @@ def hard_users(evaluation: Evaluation, table: RatingTable, shots: int) -> HardUs
             f"{table.folder} holds other ratings than {evaluation.method} was judged on "
             f"({evaluation.conditions.data}: {evaluation.conditions.ratings} ratings of "
             f"{evaluation.conditions.pictures} pictures by {evaluation.conditions.users} users; here are "
-            f"{len(table)}, {len(table.images)} and {len(table.users)}); name the folder and --format of then"
+            f"{len(table)}, {len(table.images)} and {len(table.users)}); name the folder and --format of "
+            "then; what was judged on others than the people of a table or the test users of a release, "
+            "such as validation users, cannot be drawn"
         )
+    judged = evaluation.result(shots).judged
     positions = {digest: position for position, digest in enumerate(table.person_digests())}
-    users = np.array([positions[person] for person in evaluation.result(shots).judged.people])
+    users = np.array([positions[person] for person in judged.people])
     personal = levels_of(evaluation, shots, "personal")
     order = np.argsort(personal, kind="stable")  # nan comes last
     users = users[order]
     ratings = [given for _, _, given in table.by_user()]
     return HardUsers(
         method=evaluation.method,
+        groups=np.array(judged.groups)[order],
         numbers=users + 1,
         ratings=np.array([len(ratings[user]) for user in users]),
         spread=np.array([ratings[user].std() for user in users]),
@@ -113,6 +146,39 @@ def hard_users(evaluation: Evaluation, table: RatingTable, shots: int) -> HardUs
         prior=levels_of(evaluation, shots, "prior")[order],
         personal=personal[order],
     )
+
+
+def relations(found: HardUsers) -> list[Relation]:
+    """Correlate personal SROCC with spread and agreement, within each group of users.
+
+    Args:
+        found: All users.
+
+    Returns:
+        For each group in the order of their names, spread and then agreement.
+    """
+    made = []
+    for group in np.unique(found.groups):
+        for trait in ("spread", "agreement"):
+            values = getattr(found, trait)
+            is_known = (found.groups == group) & ~np.isnan(found.personal) & ~np.isnan(values)
+            users = int(is_known.sum())
+            levels, others = found.personal[is_known], values[is_known]
+            correlation = float("nan")
+            if users >= _LEAST_RELATED and np.ptp(levels) > 0 and np.ptp(others) > 0:
+                correlation = srocc(levels, others)
+            made.append(Relation(str(group), trait, users, correlation))
+    return made
+
+
+def relations_table(found: HardUsers) -> Table:
+    """Lay out :func:`relations`: what stands above the panels of the figure, and of how many users."""
+    titles = ("group", "personal SROCC with", "users", "rank correlation")
+    rows = [
+        (each.group, each.trait, str(each.users), _signed(each.correlation) if each.is_known else "-")
+        for each in relations(found)
+    ]
+    return Table(tuple(map(Column, titles)), tuple(rows))
 
 
 def hard_users_table(found: HardUsers, count: int) -> Table:
@@ -153,12 +219,13 @@ def draw_hard_users(found: HardUsers, shots: int, count: int) -> Drawing:
     count = min(count, found.ranked // 2)
     with style.drawing():
         figure, [left, right] = style.new_drawing(2.7, columns=2, sharey=True)
-        for axes, values in ((left, found.spread), (right, found.agreement)):
-            _draw_panel(axes, found, values, count)
+        for axes, trait in ((left, "spread"), (right, "agreement")):
+            _draw_panel(axes, found, getattr(found, trait), count)
+            axes.set_title(_told(found, trait), fontsize=7, pad=3, parse_math=False)
         left.set_xlabel("spread of the ratings\n(std, rating units)")
         right.set_xlabel("agreement with others\n(SROCC)")
         left.set_ylabel(f"personal SROCC, M = {shots}")
-        style.put_legend(figure, left, columns=2)
+        style.put_legend(figure, left, columns=2, handle_length=1)
     return figure
 
 
@@ -192,11 +259,22 @@ def _draw_panel(axes: Axes, found: HardUsers, values: FloatArray, count: int) ->
             transform=axes.get_xaxis_transform(),  # at the lower edge, whatever the SROCC of others
             label=f"no SROCC, ratings equal: {len(unranked)}",
         )
-    is_known = ~np.isnan(values[:ranked])
-    if is_known.sum() > 1:
-        relation = srocc(found.personal[:ranked][is_known], values[:ranked][is_known])
-        if not np.isnan(relation):
-            text = f"rank correlation {relation:+.2f}".replace("-", "\N{MINUS SIGN}")
-            axes.set_title(text, fontsize=7, pad=3)
     axes.grid(lw=0.3, color="#dddddd")
     axes.set_axisbelow(True)
+
+
+def _told(found: HardUsers, trait: str) -> str:
+    """Return the rank correlations that stand above a panel, with their groups where there are several."""
+    known = [each for each in relations(found) if each.trait == trait and each.is_known]
+    if not known:
+        return ""
+    if len(np.unique(found.groups)) == 1:
+        return f"rank correlation {_signed(known[0].correlation)}"
+    # A group and its number stay on one line.
+    parts = [f"{each.group}\N{NO-BREAK SPACE}{_signed(each.correlation)}" for each in known]
+    return "\n".join(["rank correlation", *textwrap.wrap(", ".join(parts), 26)])
+
+
+def _signed(number: float) -> str:
+    rounded = round(number, 2) + 0.0  # no minus before 0.00
+    return f"{rounded:+.2f}".replace("-", "\N{MINUS SIGN}")

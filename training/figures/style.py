@@ -16,7 +16,7 @@ import contextlib
 import io
 from typing import TYPE_CHECKING, Any
 
-from piaa_sdk.errors import MissingDependencyError
+from piaa_sdk.errors import MissingDependencyError, RatingError
 from training.folder_writing import write_file
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ WIDTH = 3.4
 DPI = 300
 PRIOR_COLOR = "#666666"
 COLOR_MAP = "cividis"
+HANDLE_LENGTH = 3.0
+"""Of lines in a legend, in font sizes: long enough that strokes can be told apart."""
 
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -91,7 +93,7 @@ def new_drawing(height: float, rows: int = 1, columns: int = 1, **shared: Any) -
 
 
 def look(index: int) -> dict[str, Any]:
-    """Return colour, marker and stroke of the index-th line; no two of the first 28 share all of them."""
+    """Return colour, marker and stroke of the index-th line; no two of the first 56 share all of them."""
     return {
         "color": _COLORS[index % len(_COLORS)],
         "marker": _MARKERS[index % len(_MARKERS)],
@@ -99,10 +101,26 @@ def look(index: int) -> dict[str, Any]:
     }
 
 
-def put_legend(figure: Drawing, axes: Axes, *, columns: int = 1) -> None:
+def put_legend(
+    figure: Drawing, axes: Axes, *, columns: int = 1, handle_length: float = HANDLE_LENGTH
+) -> None:
     """Put the legend of one of the axes above all, where there are no data."""
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=columns)
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns, handlelength=handle_length)
+
+
+def stem_of(output: Path) -> Path:
+    """Return a figure's path without the suffix of a figure.
+
+    Raises:
+        RatingError: It has the suffix of a record, so that most likely the figure's name was forgotten.
+    """
+    if output.suffix.lower() == ".json":
+        raise RatingError(
+            f"the figure would be called {output}, which is the name of a record: the last argument names "
+            "the figure, without a suffix or with .png or .svg; name it behind the records"
+        )
+    return output.with_suffix("") if output.suffix.lower() in _SUFFIXES else output
 
 
 def save(figure: Drawing, output: Path) -> tuple[Path, Path]:
@@ -116,9 +134,10 @@ def save(figure: Drawing, output: Path) -> tuple[Path, Path]:
         The two files; each is written whole or not at all.
 
     Raises:
+        RatingError: The output is called like a record.
         OutputError: The disk refuses.
     """
-    stem = output.with_suffix("") if output.suffix.lower() in _SUFFIXES else output
+    stem = stem_of(output)
     pixels, strokes = io.BytesIO(), io.StringIO()
     with drawing():
         figure.savefig(pixels, format="png", dpi=DPI, metadata={"Software": None})

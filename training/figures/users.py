@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from training.comparison import check_alike
+from piaa_sdk.errors import RatingError
 from training.figures import style
+from training.figures.methods import check_methods
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,15 +68,20 @@ def user_levels(evaluations: Sequence[Evaluation], shots: int) -> list[UserLevel
         shots: M.
 
     Raises:
-        RatingError: M was not judged, or not on the same users and splits.
+        RatingError: M was not judged, not on the same users and splits, two methods have one name, or no
+            user has an SROCC by all methods.
     """
-    for other in evaluations[1:]:
-        check_alike(evaluations[0], other)
+    check_methods(evaluations)
     found = [
         (levels_of(evaluation, shots, "prior"), levels_of(evaluation, shots, "personal"))
         for evaluation in evaluations
     ]
     is_known = ~np.isnan(np.array(found)).any(axis=(0, 1))
+    if not is_known.any():
+        raise RatingError(
+            f"none of the {len(is_known)} users has an SROCC with M = {shots}, because the ratings of every "
+            "query set are equal: there is nobody to draw; take an evaluation on users whose ratings differ"
+        )
     order = np.flatnonzero(is_known)[np.argsort(found[0][0][is_known], kind="stable")]
     made = []
     for evaluation, (prior, personal) in zip(evaluations, found, strict=True):
@@ -99,10 +105,20 @@ def draw_users(evaluations: Sequence[Evaluation], shots: int) -> Drawing:
         for axes, levels in zip(panels, found, strict=True):
             _draw_panel(axes, levels, shots)
         left_out = f", {found[0].undefined} undefined" if found[0].undefined else ""
-        panels[-1].locator_params(axis="x", integer=True)
+        _number_users(panels[-1], len(found[0].prior))
         upper = "upper " if len(found) > 1 else ""
         panels[-1].set_xlabel(f"user, in the order of the {upper}prior's SROCC{left_out}")
     return figure
+
+
+def _number_users(axes: Axes, users: int) -> None:
+    """Let the axis begin at the first user, with room for half a marker at either end."""
+    from matplotlib.ticker import MaxNLocator
+
+    room = 0.5 + 0.02 * users
+    axes.set_xlim(1 - room, users + room)
+    inner = MaxNLocator(nbins=8, integer=True).tick_values(1, users)
+    axes.set_xticks(sorted({1, *(round(tick) for tick in inner if 1 < tick <= users)}))
 
 
 def _draw_panel(axes: Axes, levels: UserLevels, shots: int) -> None:
@@ -123,6 +139,7 @@ def _draw_panel(axes: Axes, levels: UserLevels, shots: int) -> None:
         edgecolors=style.PRIOR_COLOR,
         linewidths=0.6,
         zorder=2,
+        clip_on=False,
         label=f"prior, mean {prior:.3f}",
     )
     labels = {
@@ -141,8 +158,13 @@ def _draw_panel(axes: Axes, levels: UserLevels, shots: int) -> None:
                 marker=marker,
                 linewidths=0,
                 zorder=3,
+                clip_on=False,
                 label=labels[better],
             )
+    _finish_panel(axes, levels.method)
+
+
+def _finish_panel(axes: Axes, method: str) -> None:
     axes.axhline(0, color="#999999", lw=0.5, zorder=0)
     axes.set_ylabel("SROCC")
     # Above the axes, where there are no data.
@@ -151,6 +173,6 @@ def _draw_panel(axes: Axes, levels: UserLevels, shots: int) -> None:
         bbox_to_anchor=(-0.02, 1.0),
         borderaxespad=0.1,
         handletextpad=0.2,
-        title=levels.method,
+        title=method,
         alignment="left",
     )

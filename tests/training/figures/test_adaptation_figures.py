@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import xml.etree.ElementTree as ET
 from dataclasses import replace
@@ -120,7 +121,10 @@ def _texts(drawing: Drawing) -> list[str]:
 
 
 def test_pictures_stand_above_the_epochs_of_one_user() -> None:
-    """Rows: pictures, prior, epoch 5; all maps on one scale, so that their ratios stay."""
+    """Rows: pictures, prior, epoch 5; all maps on one scale, in the power of ten that the bar tells.
+
+    The bar ends at the 99th percentile of all maps shown.
+    """
     stored = make_maps()
     drawing = draw_gradients(stored, "pictures", user=2)
     images = _images(drawing)
@@ -128,13 +132,26 @@ def test_pictures_stand_above_the_epochs_of_one_user() -> None:
     for image, picture in zip(images[:3], stored.pictures, strict=True):
         np.testing.assert_array_equal(image, picture)
     expected = np.concatenate([stored.maps[0], stored.maps[stored.find(1, "prior", 5)]])
-    factor = images[3].max() / expected[0].max()
+    unit = 10.0 ** _exponent(drawing)
     for image, found in zip(images[3:], expected, strict=True):
-        np.testing.assert_allclose(image, factor * found, rtol=1e-5)
+        np.testing.assert_allclose(image * unit, found, rtol=1e-5)
+    for low, high in _ends(drawing)[3:]:
+        assert (low, high * unit) == (0, pytest.approx(np.percentile(expected, 99)))
     # Ratings of [0, 1] on a scale of 1 to 5; the second picture is not rated by the second user.
     assert _texts(drawing)[:3] == ["rated 5.0", "", "rated 3.0"]
     row = stored.scores[stored.find(1, "prior", 5)]
     assert _texts(drawing)[6:] == [f"{1 + 4 * score:.2f}" for score in row]
+
+
+def _exponent(drawing: Drawing) -> int:
+    [label] = [axes.get_xlabel() for axes in drawing.axes if "largest |gradient|" in axes.get_xlabel()]
+    [found] = re.findall(r"per level, in \$10\^\{(-?\d+)\}\$", label)
+    return int(found)
+
+
+def _ends(drawing: Drawing) -> list[Any]:
+    """The numbers at the ends of the colours of each image."""
+    return [axes.images[0].get_clim() for axes in drawing.axes if axes.images]
 
 
 def test_users_stand_beside_each_other() -> None:
@@ -149,14 +166,19 @@ def test_users_stand_beside_each_other() -> None:
 
 
 def test_from_scratch_stands_below_from_the_prior() -> None:
-    """Each map divided by its own 99th percentile, so that they are all as bright."""
+    """Each map divided by its own 99th percentile, so that they are all as bright, if not asked otherwise."""
     stored = make_maps()
-    images = _images(draw_gradients(stored, "scratch", picture=1, scaling="each"))
+    drawing = draw_gradients(stored, "scratch", picture=1)
+    images = _images(drawing)
     assert len(images) == 6
+    assert set(_ends(drawing)[2:]) == {(0, 1)}
     for start, row in (("prior", images[2:4]), ("scratch", images[4:6])):
         for user, image in enumerate(row):
             place = stored.maps[stored.find(user, start, 5), 0] > 0
             np.testing.assert_allclose(image, place.astype(float), rtol=1e-5)
+    shared = draw_gradients(stored, "scratch", picture=1, scaling="shared")
+    found = stored.maps[stored.find(1, "scratch", 5), 0]
+    np.testing.assert_allclose(_images(shared)[5] * 10.0 ** _exponent(shared), found, rtol=1e-5)
 
 
 def test_maps_without_a_gradient_can_be_drawn() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass, replace
@@ -152,6 +153,29 @@ def test_a_contact_sheet_is_drawn_twice_alike(tmp_path: Path) -> None:
     (tmp_path / one.images[nearer[0]]).unlink()
     with pytest.raises(ImageError):
         draw_examples(one, other, tmp_path, 8)
+
+
+def test_pictures_stand_with_their_own_rating_and_scores(tmp_path: Path) -> None:
+    """Each panel shows the chosen picture, told by its colour, and the rating and scores of it."""
+    one = score_user(Nearest(), with_pictures(tmp_path), SCALE, user=1, shots=12)
+    other = score_user(Nearest(0.4, "biased"), make_table(tmp_path), SCALE, user=1, shots=12)
+    drawing = draw_examples(one, other, tmp_path, 8)
+    assert "ratings from 1 to 7" in drawing.get_suptitle()
+    chosen = np.concatenate(choose_pictures(one.ratings, one.scores, other.scores, 8))
+    panels = [axes for axes in drawing.axes if axes.images]
+    for axes, position in zip(panels, chosen, strict=True):
+        number = int(one.images[position][:2])
+        pixels = np.asarray(axes.images[0].get_array())
+        assert (pixels == (6 * number, 255 - 6 * number, 90)).all()
+        scores = f"A {one.scores[position]:.1f}, B {other.scores[position]:.1f}"
+        assert axes.get_xlabel() == f"rated {one.ratings[position]:.1f}\n{scores}"
+    # On a scale from 0 to 1, one digit would not tell scores apart.
+    unit = [
+        replace(part, rating_scale=(0.0, 1.0), ratings=part.ratings / 10, scores=part.scores / 10)
+        for part in (one, other)
+    ]
+    label = next(axes for axes in draw_examples(*unit, tmp_path, 8).axes if axes.images).get_xlabel()
+    assert re.fullmatch(r"rated \d\.\d\d\nA -?\d\.\d\d, B -?\d\.\d\d", label)
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:

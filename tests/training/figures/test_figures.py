@@ -6,122 +6,42 @@ import math
 import sys
 import xml.etree.ElementTree as ET
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from piaa_sdk.errors import OutputError, RatingError
+from piaa_sdk.errors import MissingDependencyError, OutputError, RatingError
 from piaa_sdk.rating_scale import RatingScale
 from training import __main__ as program
-from training.data.ratings import RatingTable, read_rating_table
+from training.data.ratings import read_rating_table
 from training.evaluation import evaluate
-from training.evaluation_record import (
-    METHODS,
-    Conditions,
-    Evaluation,
-    Judged,
-    LevelCoverage,
-    ShotsResult,
-    to_text,
-)
+from training.evaluation_record import Evaluation, to_text
 from training.figures import style
 from training.figures.calibration import calibration_of, draw_calibration
 from training.figures.curve import draw_curves, learning_curves
 from training.figures.grid import draw_grid, grid_levels
 from training.figures.hard_users import agreements, draw_hard_users, hard_users, hard_users_table
 from training.figures.users import draw_users, user_levels
-from training.intervals import Figure, Interval
+
+from .made_evaluations import (
+    Sure,
+    grid_of,
+    judged_people,
+    make_evaluation,
+    make_table,
+    some_coverage,
+    some_users,
+)
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
+    from pathlib import Path
+
     from matplotlib.figure import Figure as Drawing
 
-    from piaa_sdk.array_types import FloatArray
-    from training.personalizers import Support
 
 SVG = "{http://www.w3.org/2000/svg}"
-
-
-def figure_of(values: FloatArray) -> Figure:
-    mean = float(np.nanmean(values))
-    return Figure(mean, 0.01, Interval(mean - 0.05, mean + 0.07), 0.02, mean)
-
-
-def make_evaluation(
-    personal: dict[int, FloatArray],
-    prior: FloatArray,
-    *,
-    method: str = "BLG",
-    curve: bool = False,
-    coverage: tuple[LevelCoverage, ...] = (),
-    **facts: Any,
-) -> Evaluation:
-    """A method by its correlations (R, U) for each M."""
-    repeats, users = prior.shape
-    people = tuple(f"{user:064x}" for user in range(users))
-    conditions = Conditions(
-        "photographs", ("a",), users, 40, 120, "0", (1, 7), tuple(personal), repeats, 0, None, curve
-    )
-    results = tuple(
-        ShotsResult(
-            shots=shots,
-            users=users,
-            left_out=0,
-            uncontrolled=0,
-            undefined=0,
-            undefined_people=(),
-            constant_support=0,
-            collapsed=0,
-            figures={"prior": figure_of(prior), "personal": figure_of(values)},
-            measures={},
-            coverage=0.9 if coverage else math.nan,
-            coverage_quantiles=(),
-            calibration=1.0,
-            seconds_to_adapt=0.1,
-            judged=Judged(
-                people,
-                ("a",) * users,
-                {"prior": prior, "personal": values, "shuffled": np.full_like(prior, np.nan)},
-                dict.fromkeys(METHODS, np.zeros(10)),
-            ),
-            coverage_by_level=coverage,
-        )
-        for shots, values in personal.items()
-    )
-    return Evaluation(method, conditions, results, facts)
-
-
-def some_users(count: int, seed: int = 0, **options: Any) -> Evaluation:
-    rng = np.random.default_rng(seed)
-    prior = np.clip(rng.normal(0.3, 0.2, count) + rng.normal(0, 0.03, (3, count)), -1, 1)
-    gains = np.abs(rng.normal(0.1, 0.1, count)) - 0.02
-    return make_evaluation({10: prior + gains / 2, 100: prior + gains}, prior, **options)
-
-
-def some_coverage(power: float) -> tuple[LevelCoverage, ...]:
-    levels = [percent / 100 for percent in range(5, 100, 5)]
-    return tuple(LevelCoverage(at, at**power, 0.9 * at**power, at ** (power / 2)) for at in levels)
-
-
-def grid_of(splits: list[tuple[int, int]], tasks: list[int], steps: list[int]) -> list[Evaluation]:
-    """SROCC grows with k and S and falls with m_q."""
-    return [
-        make_evaluation(
-            {100: np.full((2, 4), 0.3 + 0.01 * k + 0.02 * s - 0.002 * query)},
-            np.full((2, 4), 0.2),
-            method=f"{support}-{query}-{k}-{s}",
-            m_s=support,
-            m_q=query,
-            k=k,
-            S=s,
-        )
-        for support, query in splits
-        for k in tasks
-        for s in steps
-    ]
 
 
 def test_users_stand_in_the_order_of_the_prior() -> None:
@@ -176,36 +96,6 @@ def test_a_learning_curve_begins_at_the_prior() -> None:
         learning_curves([some_users(4)])
 
 
-class Sure:
-    """Scores everything 0.5 and says with which standard deviation the ratings lie around that."""
-
-    def __init__(self, std: float) -> None:
-        self.name, self.std = "sure", std
-
-    def generic(self, images: npt.NDArray[np.intp]) -> FloatArray:
-        return np.full(len(images), 0.5)
-
-    def personalize(self, support: Support) -> Sure:
-        return self
-
-    def predict(self, images: npt.NDArray[np.intp]) -> tuple[FloatArray, FloatArray]:
-        return np.full(len(images), 0.5), np.full(len(images), self.std)
-
-
-def make_table(ratings: FloatArray, folder: Path = Path()) -> RatingTable:
-    """Everybody (U) rated every picture (N); nan where not."""
-    user_index, image_index = np.nonzero(~np.isnan(ratings))
-    return RatingTable(
-        folder=folder,
-        users=tuple(f"user {user:03}" for user in range(len(ratings))),
-        groups=("a",) * len(ratings),
-        images=tuple(f"{image:03}.png" for image in range(ratings.shape[1])),
-        user_index=user_index,
-        image_index=image_index,
-        ratings=ratings[user_index, image_index],
-    )
-
-
 @pytest.mark.parametrize(("factor", "side"), [(1.0, 0), (0.5, -1), (2.0, 1)])
 def test_right_intervals_lie_on_the_diagonal_and_those_too_sure_below(factor: float, side: int) -> None:
     """Normal ratings of known spread: at half the true deviation, half of a 68 % interval's width is kept."""
@@ -234,28 +124,6 @@ def test_without_levels_calibration_says_what_to_run() -> None:
     old = replace(evaluation, results=tuple(replace(part, coverage=0.9) for part in evaluation.results))
     with pytest.raises(RatingError, match=r"at 90 % alone.*run python -m training evaluate"):
         calibration_of(old, 100)
-
-
-def judged_people(folder: Path = Path()) -> tuple[Evaluation, RatingTable]:
-    """Seven share a taste; user 2 has the opposite one, user 5 gives one rating to everything.
-
-    The method knows the shared taste alone, so user 2 is the hardest by construction.
-    """
-    rng = np.random.default_rng(3)
-    taste = rng.random(60)
-    ratings = np.clip(np.round(1 + 6 * taste + rng.normal(0, 0.8, (9, 60))), 1, 7)
-    ratings[2] = 8 - ratings[2]
-    ratings[5] = 4
-
-    class Shared(Sure):
-        def generic(self, images: npt.NDArray[np.intp]) -> FloatArray:
-            return taste[images]
-
-        def predict(self, images: npt.NDArray[np.intp]) -> tuple[FloatArray, FloatArray]:
-            return taste[images], np.full(len(images), self.std)
-
-    table = make_table(ratings, folder)
-    return evaluate(Shared(0.1), table, RatingScale(1, 7), shots=[10], repeats=3, control_repeats=0), table
 
 
 def test_agreement_by_hand() -> None:
@@ -320,14 +188,17 @@ def drawings() -> dict[str, tuple[Drawing, list[str]]]:
     return {
         "users": (draw_users([some_users(145)], 100), ["SROCC", "user, in the order of the prior's SROCC"]),
         "two": (
-            draw_users([some_users(145), some_users(145, 1)], 100),
+            draw_users([some_users(145), some_users(145, 1, method="other")], 100),
             ["SROCC", "user, in the order of the upper prior's SROCC"],
         ),
         "grid": (
             draw_grid(grid_of(splits, [1, 2, 4, 6, 8], [1, 2, 3, 4, 5]), 100),
             ["inner steps S", "tasks of a meta-batch k", "SROCC, M = 100, mean over users"],
         ),
-        "curve": (draw_curves(methods), ["support pictures M", "SROCC, mean over users", "method 11"]),
+        "curve": (
+            draw_curves(methods),
+            ["support pictures M (grey: the other methods)", "SROCC, mean and 95 % interval over users"],
+        ),
         "calibration": (
             draw_calibration(calibrated, 100),
             ["nominal level of the interval (%), M = 100", "left-out ratings inside (%)"],
@@ -386,8 +257,9 @@ def test_only_suffixes_of_figures_are_taken_off(tmp_path: Path) -> None:
 
 
 def test_the_first_lines_all_look_different() -> None:
-    looks = [style.look(index) for index in range(28)]
-    assert len({(how["color"], how["marker"], how["linestyle"]) for how in looks}) == 28
+    looks = [style.look(index) for index in range(57)]
+    assert len({(how["color"], how["marker"], how["linestyle"]) for how in looks}) == 56
+    assert looks[56] == looks[0]
     assert len({how["color"] for how in looks[:7]}) == 7
 
 
@@ -439,13 +311,18 @@ def test_hard_users_are_joined_with_the_folder_by_a_command(
     evaluation = evaluate(Sure(0.1), read, RatingScale(1, 7), shots=[10], repeats=1, control_repeats=0)
     stored = store(tmp_path / "one.json", evaluation)
     assert run(monkeypatch, "figure", "hard-users", stored, folder, tmp_path / "hard", "--shots", 10) == 0
-    listed = capsys.readouterr().out
+    captured = capsys.readouterr()
+    listed = captured.out
     assert (tmp_path / "hard.md").read_text(encoding="utf-8") == listed
     assert "| 6 | no SROCC | 60 | 0.00 | 100% |" in listed
+    assert "| all | spread | 8 |" in listed
+    assert captured.err.index("hard.md") < captured.err.index("hard.png"), "both are named"
     assert (tmp_path / "hard.png").is_file()
     (folder / "ratings.csv").write_text("\n".join(["user,image,score", *lines[1:]]) + "\n", encoding="utf-8")
     assert run(monkeypatch, "figure", "hard-users", stored, folder, tmp_path / "hard", "--shots", 10) == 1
-    assert "540 ratings of 60 pictures by 9 users; here are 539, 60 and 9" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "540 ratings of 60 pictures by 9 users; here are 539, 60 and 9" in said
+    assert "the test users of a release, such as validation users, cannot be drawn" in said
 
 
 def test_what_cannot_be_drawn_is_said(
@@ -457,4 +334,52 @@ def test_what_cannot_be_drawn_is_said(
     (tmp_path / "bad.json").write_text("{}")
     assert run(monkeypatch, "figure", "users", tmp_path / "bad.json", tmp_path / "out") == 1
     assert "holds no evaluation; make one with" in capsys.readouterr().err
+    assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("users", "one.json", "two.json"),
+        ("users", "one.json", "two.json", "three.JSON"),
+        ("grid", "grid", "two.json"),
+        ("curve", "one.json", "two.json"),
+        ("calibration", "one.json", "two.json"),
+        ("hard-users", "one.json", "photographs", "two.json"),
+        ("examples", "one.json", "two.json", "photographs", "three.json"),
+        ("losses", "one.json", "two.json"),
+        ("gradients", "one.safetensors", "two.json"),
+    ],
+    ids=" ".join,
+)
+def test_a_record_is_no_name_for_a_figure(
+    command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who forgets the figure's name has the last record taken for it: said before anything is read."""
+    assert run(monkeypatch, "figure", *command) == 1
+    assert (
+        f"the figure would be called {command[-1]}, which is the name of a record" in capsys.readouterr().err
+    )
+
+
+def test_a_record_is_not_overwritten_by_a_figure(tmp_path: Path) -> None:
+    with pytest.raises(RatingError, match="name it behind the records"):
+        style.save(draw_users([some_users(5)], 100), tmp_path / "one.json")
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_matplotlib_the_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An installation without the extra finds no matplotlib: None in sys.modules has the import fail so."""
+    one = store(tmp_path / "one.json", some_users(9))
+    loaded = [name for name in sys.modules if name.startswith("matplotlib.")]
+    for name in ("matplotlib", *loaded):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingDependencyError, match=r"drawing figures.*train"):
+        draw_users([some_users(5)], 100)
+    assert run(monkeypatch, "figure", "users", one, tmp_path / "out") == 1
+    said = capsys.readouterr().err
+    assert "drawing figures needs an optional package" in said
+    assert "[train]" in said
     assert not list(tmp_path.glob("out*"))
