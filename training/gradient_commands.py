@@ -142,7 +142,12 @@ def draw_gradient_maps(
     layout: Annotated[str, typer.Option(help=f"{', '.join(LAYOUTS)}.")] = "pictures",
     user: Annotated[int, typer.Option(min=1, help="Whose maps, of the layout pictures.")] = 1,
     picture: Annotated[int, typer.Option(min=1, help="Of which picture, of the other layouts.")] = 1,
-    scaling: Annotated[str, typer.Option(help=f"Of the colours: {' or '.join(SCALINGS)}.")] = "shared",
+    scaling: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Of the colours: {' or '.join(SCALINGS)}; by default each for scratch, else shared."
+        ),
+    ] = None,
 ) -> None:
     """Figs. 7, 8 and 10: pictures, and the gradient maps of the prior and of users' networks."""
     found = GradientMaps.load(stored)

@@ -69,6 +69,10 @@ Config = Annotated[
     str, typer.Argument(help="TOML file, or the name of a shipped configuration, for example blg_as_paper.")
 ]
 
+Methods = Annotated[
+    list[str] | None, typer.Option("--method", help="Shipped configuration; may be repeated. Table I's.")
+]
+
 
 def describe_data(
     ratings: options.Folder,
@@ -250,9 +254,7 @@ def table(
     ratings: options.Folder,
     output: Annotated[Path, typer.Argument(help="Folder for runs, evaluations and tables.")],
     format: options.Format = "table",
-    methods: Annotated[
-        list[str] | None, typer.Option("--method", help="Shipped configuration; may be repeated. Table I's.")
-    ] = None,
+    methods: Methods = None,
     train_groups: options.TrainGroups = None,
     test_groups: options.TestGroups = None,
     keep_leak: options.KeepLeak = False,
@@ -291,7 +293,8 @@ def table(
     else:
         trained = _split_to_train(train_on, train_format, scale, seed, train_groups, keep_leak)
         tested = _split_to_test(ratings, format, scale, seed, test_groups)
-    _say_who_is_dropped(trained, f"train on:\n{trained}\n\ntest on:\n{tested}")
+    told = str(trained) if trained is tested else f"train on:\n{trained}\n\ntest on:\n{tested}"
+    _say_who_is_dropped(trained, told)
     workshop = make_workshop(mode, cache, weights, untrained, device, bf16, channels_last)
     with _saying_how_to_go_on():
         judged = judge_methods(

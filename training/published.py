@@ -192,7 +192,7 @@ def validation_part(run: Run, dataset: Dataset) -> RatingTable:
     return again
 
 
-def _check_apart(trained: Split, tested: Split) -> None:
+def _check_apart(trained: Split, tested: Split, sources: Sources) -> None:
     """Refuse to train on what shall be tested on, before hours of training."""
     train = trained.people_to_train()
     if trained.report.leak_kept:
@@ -276,9 +276,7 @@ def judge_methods(
         RatingError: Some of those to test on are among those to train on.
         OutputError: The folder cannot be written to.
     """
-    _check_apart(trained, tested)
-    if not trained.report.leak_kept:
-        sources.attributes.refuse_seen(tested.test)
+    _check_apart(trained, tested, sources)
     make_folder(folder)
     judged = []
     for config in configs:

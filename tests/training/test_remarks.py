@@ -10,7 +10,8 @@ from training.remarks import remarks_on
 def test_a_table_says_on_whom_it_was_measured_and_that_few_users_say_little() -> None:
     judged = [make_evaluation("a", 0.5), make_evaluation("b", 0.4)]
     assert remarks_on(judged) == [
-        "Judged on some-photographs: 3 users, 40 pictures; repeats 2, seed 0. Intervals over 3 users say little."
+        "Judged on some-photographs: 3 users, 40 pictures; repeats 2, seed 0. Intervals over 3 users say "
+        "little."
     ]
 
 

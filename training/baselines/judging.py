@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from training.attributes.source import AttributeSource
+    from training.baselines.base import Baseline
     from training.baselines.config import BaselineConfig
     from training.data.personality import PersonalityTable
     from training.data.ratings import RatingTable
@@ -71,21 +72,8 @@ def judge_system(
         progress: Called with the tasks done and all tasks.
     """
     table = trained.people_to_train()
-    title, settings = config.title, config.settings
-    if isinstance(settings, PaIaaConfig) and sources.personality is not None:
-        settings = settings.with_personality(
-            personality_features(
-                sources.personality,
-                config.network,
-                workshop.cache,
-                workshop.progress,
-                weights=workshop.backbone.weights,
-                untrained=workshop.backbone.untrained,
-                seed=config.seed,
-            )
-        )
-    if isinstance(settings, PaIaaConfig):
-        title = settings.marked_title(title)
+    settings = _with_personality(config, workshop, sources.personality)
+    title = settings.marked_title(config.title) if isinstance(settings, PaIaaConfig) else config.title
 
     def make() -> tuple[Personalizer, Mapping[str, Any]]:
         begun = time.monotonic()
@@ -106,6 +94,25 @@ def judge_system(
     return judge_once(
         title, make, tested.test, tested.scale, how, facts, data=tested.name, kept=kept, progress=progress
     )
+
+
+def _with_personality(
+    config: BaselineConfig, workshop: Workshop, personality: PersonalityTable | None
+) -> Baseline:
+    """Return the settings of a system, with the labelled pictures that it learns from, if it does."""
+    settings = config.settings
+    if not isinstance(settings, PaIaaConfig) or personality is None:
+        return settings
+    features = personality_features(
+        personality,
+        config.network,
+        workshop.cache,
+        workshop.progress,
+        weights=workshop.backbone.weights,
+        untrained=workshop.backbone.untrained,
+        seed=config.seed,
+    )
+    return settings.with_personality(features)
 
 
 def collect_features(
