@@ -272,7 +272,9 @@ def test_labels_teach_the_traits() -> None:
     new = make_personality(200, 21)
 
     def agreement(system: FittedPaIaa) -> FloatArray:
-        found = system.traits(new.content)
+        network = system.network
+        with torch.no_grad():
+            found = network.traits(network.units(network.standardize(torch.tensor(new.content)))).numpy()
         return np.array([np.corrcoef(found[:, trait], new.traits[:, trait])[0, 1] for trait in range(5)])
 
     assert agreement(labelled()).min() > 0.8

@@ -251,5 +251,6 @@ def test_the_shipped_configurations_are_the_rows_of_the_table(name: str, inputs:
     found = read_toml(CONFIG_FOLDER / "baselines" / f"{name}.toml")
     config = build(PamConfig, found["pam"], "pam")
     assert (config.inputs, found["title"]) == (inputs, title)
+    assert config == PamConfig(inputs)
     assert 1 <= len(config.candidates()) <= 12
     assert all(Regression(**candidate).scale > 0 for candidate in config.candidates())
