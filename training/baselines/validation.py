@@ -100,18 +100,27 @@ def fit_chosen(
             found[row, column] = _judge(fitted, fold.validation, scale, unseen, seed)
             if progress is not None:
                 progress(row * len(candidates) + column + 1, found.size)
+    srocc = _mean_over_folds(found, table)
+    best = candidates[int(srocc.argmax())]
+    fitted = system.fit(table, scale, features, best, seed=seed)
+    return FittedChoice(fitted, best, tuple(map(float, srocc)))
+
+
+def _mean_over_folds(found: npt.NDArray[np.float64], table: RatingTable) -> npt.NDArray[np.float64]:
+    """Average SROCC (folds, candidates) over the folds in which it is defined.
+
+    Raises:
+        RatingError: There is none.
+    """
     # Where constant ratings leave a correlation undefined, they do so for every candidate.
     is_known = ~np.isnan(found).any(axis=1)
     if not is_known.any():
         raise RatingError(
             f"{table.folder}: settings cannot be chosen, as those who would be judged rate the pictures that "
-            f"they would be judged by all alike, in each of {len(folds)} folds of the training users; "
+            f"they would be judged by all alike, in each of {len(found)} folds of the training users; "
             + _ADVICE
         )
-    srocc = found[is_known].mean(axis=0)
-    best = candidates[int(srocc.argmax())]
-    fitted = system.fit(table, scale, features, best, seed=seed)
-    return FittedChoice(fitted, best, tuple(map(float, srocc)))
+    return np.asarray(found[is_known].mean(axis=0))
 
 
 def divide(table: RatingTable, *, seed: int) -> list[Fold]:
