@@ -130,11 +130,6 @@ class ActiveSelection:
         plain: dict[str, Any] = to_plain(record)
         return plain
 
-    def summary(self) -> dict[str, Any]:
-        """Return what :meth:`to_json` returns without anything about single people: what may be published."""
-        single = ("judged", "tracks", "query_sizes", "candidates")
-        return {name: value for name, value in self.to_json().items() if name not in single}
-
     @classmethod
     def from_json(cls, record: Mapping[str, Any], source: str = "the record") -> Self:
         """Read what :meth:`to_json` wrote.

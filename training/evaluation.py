@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -142,7 +142,7 @@ def support_and_query(
     """
     if not 0 <= user < len(table.users):
         raise RatingError(f"there is no user {user + 1}; they are numbered from 1 to {len(table.users)}")
-    draw = _Draw(_People(table, scale), shots, shots, seed, None)
+    draw = _Draw.alone(table, scale, shots, seed)
     if user not in draw.able:
         count = len(draw.people.rated[user][0])
         raise RatingError(
@@ -222,6 +222,18 @@ class _Draw:
     held: int
     seed: int
     drawn: Set[int] | None
+
+    @classmethod
+    def alone(
+        cls, table: RatingTable, scale: RatingScale, shots: int, seed: int, users: int | None = None
+    ) -> Self:
+        """Return how tasks are drawn where M is judged for itself, not in a curve.
+
+        Raises:
+            RatingError: Nobody has enough ratings, or fewer people than shall be drawn.
+        """
+        people = _People(table, scale)
+        return cls(people, shots, shots, seed, _draw_users(people, shots, users, seed))
 
     @property
     def able(self) -> list[int]:
@@ -316,9 +328,8 @@ def draw_tasks(
     """
     if shots < 1:
         raise RatingError(f"shots is {shots}, must be 1 or more")
-    people = _People(table, scale)
-    draw = _Draw(people, shots, shots, seed, _draw_users(people, shots, users, seed))
-    found = []
+    draw = _Draw.alone(table, scale, shots, seed, users)
+    people, found = draw.people, []
     for user in draw.chosen:
         task = draw.task(user, repeat)
         found.append(

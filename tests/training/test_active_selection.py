@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from piaa_sdk.errors import ModelFormatError, RatingError, SupportSetError
 from piaa_sdk.head import AdaptationGrid, Prior
 from piaa_sdk.rating_scale import RatingScale
 from training import __main__ as program
+from training.active_commands import _pam_contest
 from training.active_record import ActiveSelection
 from training.active_selection import (
     Contest,
@@ -24,8 +26,13 @@ from training.active_selection import (
     VarianceCriterion,
     select_actively,
 )
-from training.data.ratings import RatingTable
+from training.attributes.source import AttributeSource
+from training.baselines.pam import PamPersonalizer
+from training.data.datasets import read_dataset
+from training.data.ratings import RatingTable, picture_digest
+from training.experiment import Backbone, Workshop
 from training.personalizers import KernelPersonalizer, Support
+from training.published import load_methods
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -368,13 +375,6 @@ def test_a_record_comes_back_as_it_was(judged: ActiveSelection, tmp_path: Path) 
     assert back.people == judged.people
 
 
-def test_a_summary_tells_nothing_of_single_people(judged: ActiveSelection) -> None:
-    text = json.dumps(judged.summary())
-    assert not any(person in text for person in judged.people)
-    assert "correlations" not in text
-    assert len(judged.summary()["figures"]) == 4
-
-
 def test_a_figure_is_the_mean_over_users_and_the_difference_is_paired(judged: ActiveSelection) -> None:
     """By hand from the correlations."""
     random, variance = track_of(judged, "random"), track_of(judged, "variance")
@@ -454,6 +454,40 @@ def test_the_command_compares_criteria_on_a_miniature(
     assert found.facts["pam"]["chosen"].keys() == {"cost", "scale", "tube"}
     assert "| PAM (content and attribute) | residual |" in said.out
     assert "own - random, after 8" in said.out
+
+
+def test_the_command_refuses_a_bundle_that_knows_the_people(
+    table_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A bundle that was trained on one of the people would look too good; on request it is judged."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(DEFAULT_BUNDLE, bundle)
+    config = json.loads((bundle / "config.json").read_text(encoding="utf-8"))
+    person = read_dataset("table", table_folder, groups=["c"]).table.person_digests()[0]
+    config["training"] = {"people": [person], "pictures": [picture_digest(b"another")]}
+    (bundle / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    few = ("--groups", "c", "--bundle", bundle, "--cache", tmp_path, "--users", "2", "--repeats", "1")
+    assert run(table_folder, *few, "--shots", "5") == 1
+    assert "error: the bundle was trained on 1 of these 6 people and 0 of" in capsys.readouterr().err
+    assert run(table_folder, *few, "--shots", "5", "--allow-seen") == 0
+    assert "| closed form | variance |" in capsys.readouterr().out
+
+
+def test_the_residual_criterion_has_the_scale_of_pam_s_kernel(table_folder: Path, tmp_path: Path) -> None:
+    """And its descriptors and generic scores, of the pictures that are chosen among."""
+    dataset, judged = (read_dataset("table", table_folder, groups=groups) for groups in (["a", "b"], ["c"]))
+    [config] = load_methods(["pam_attribute"], ["network.size=32", "pam.costs=[1.0]", "pam.scales=[0.07]"])
+    workshop = Workshop("head", tmp_path, Backbone(untrained=True))
+    contest, facts = _pam_contest(
+        config, dataset, judged.table, workshop, AttributeSource(), allow_seen=False
+    )
+    [criterion] = contest.criteria
+    assert isinstance(criterion, ResidualCriterion)
+    assert facts["chosen"]["scale"] == criterion.scale == 0.07
+    method = contest.method
+    assert isinstance(method, PamPersonalizer)
+    np.testing.assert_array_equal(criterion.generic, method.generic(np.arange(len(judged.table.images))))
+    np.testing.assert_array_equal(criterion.descriptors, method.descriptors)
 
 
 def test_the_command_refuses_people_seen_and_no_method(

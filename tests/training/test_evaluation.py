@@ -26,8 +26,10 @@ from training.evaluation import (
     _summarize,
     check_unseen,
     count_seen,
+    draw_tasks,
     evaluate,
     refuse_seen,
+    support_and_query,
 )
 from training.evaluation_record import Evaluation, ShotsResult, to_text
 from training.personalizers import KernelPersonalizer, Support
@@ -410,6 +412,24 @@ def test_support_and_query_never_meet(pictures: int, shots: int, seed: int, shar
         assert len(query) >= 10
         assert len(support) == shots, "a control with fewer would be weaker than what it controls for"
         assert not np.isin(query[:, 0], support[:, 0]).any()
+
+
+def test_one_user_s_sets_are_those_of_the_tasks() -> None:
+    """Of four people the second rated too little to be judged; each of the others has sets of their own."""
+    ratings = np.random.default_rng(0).random((4, 30))
+    ratings[1, 8:] = np.nan
+    table = make_table(ratings, ["a", "a", "b", "b"])
+    tasks = draw_tasks(table, UNIT, shots=5, seed=3, repeat=1)
+    assert [task.person for task in tasks] == [person_digest(f"user {user}") for user in (0, 2, 3)]
+    for user, task in zip((0, 2, 3), tasks, strict=True):
+        support, query = support_and_query(table, UNIT, user=user, shots=5, repeat=1, seed=3)
+        np.testing.assert_array_equal(query, task.query)
+        np.testing.assert_array_equal(support.images, task.support.images)
+        np.testing.assert_array_equal(support.ratings, ratings[user, support.images])
+        assert (len(support.images), len(query), support.seed) == (5, 25, task.support.seed)
+    assert tasks[0].query.tolist() != tasks[1].query.tolist()
+    with pytest.raises(RatingError, match="user 2 has rated 8 pictures"):
+        support_and_query(table, UNIT, user=1, shots=5)
 
 
 @given(

@@ -22,6 +22,7 @@ from training import __main__ as program
 from training.baselines.config import BaselineConfig
 from training.data.datasets import read_dataset
 from training.data.flickr_aes import read_flickr_aes
+from training.data.personality import read_personality
 from training.data.splits import split as split_dataset
 from training.evaluation_record import Evaluation
 from training.meta_config import MetaConfig
@@ -185,6 +186,28 @@ def test_compared_systems_are_fitted_to_training_users(flickr_table: Path) -> No
         assert len(srocc) == len(candidates)
         assert one.facts["chosen"] == candidates[srocc.index(max(srocc))]
         assert one.facts["attributes"] == "hand-computed"
+
+
+def test_labels_of_personality_reach_pa_iaa(flickr_aes_folder: Path, tmp_path: Path, place: Path) -> None:
+    """With labelled pictures the row has its plain title, and its facts tell which labels and how many known.
+
+    The pictures are copies of the data set's own, so that some of them are those of test users.
+    """
+    pictures = sorted((flickr_aes_folder / "40K").iterdir())
+    for picture in pictures:
+        shutil.copy(picture, tmp_path / picture.name)
+    lines = [f"{picture.name},{number % 5 + 1},1,2,3,5" for number, picture in enumerate(pictures)]
+    labels = tmp_path / "personality.csv"
+    labels.write_text("\n".join(["image,O,C,E,A,N", *lines]), encoding="utf-8")
+    output = tmp_path / "table"
+    named = ("--format", "flickr-aes", "--cache", place / "cache", "--method", "pa_iaa", "--shots", "10")
+    quick = ("--set", "pa_iaa.iterations=[2]", "--set", "pa_iaa.rates=[1e-4]", "--personality", labels)
+    _succeed("table", flickr_aes_folder, output, *named, *QUICK[:5], *quick, *JUDGED)
+    [judged] = [Evaluation.load(path) for path in output.glob("*.json")]
+    assert judged.method == "PA_IAA"
+    assert judged.facts["personality"] == read_personality(labels).digest()
+    assert 0 < judged.facts["seen_pictures"] < len(pictures)
+    assert "no images with personality labels" not in (output / "table.md").read_text(encoding="utf-8")
 
 
 def test_table_1_is_made_again_from_what_is_there(flickr_aes_folder: Path, flickr_table: Path) -> None:

@@ -1,4 +1,4 @@
-"""What most people like, by ridge regression on the content: what FPMF, PAM and USAR begin with."""
+"""What most people like, by ridge regression on the content: what PAM and USAR begin with."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STRENGTHS = np.logspace(0, 6, 25)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GenericScore:
-    """A linear score of the embedding; all systems that need a generic part have this same one.
+    """A linear score of the embedding; PAM and USAR have this same one.
 
     Attributes:
         standardizer: Of the embedding.

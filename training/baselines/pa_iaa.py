@@ -20,11 +20,13 @@ Choices of our own:
   system of the table, and what the two heads share, and what both stages fine-tune, is one fully connected
   layer on its embedding. Trunk and aesthetics head together are the head of the project's other networks.
   There is no mode that fine-tunes the backbone on pixels.
-- Ratings are learned on [0, 1], not standardized per person; a has a linear output and starts at the mean
-  rating. Its target is the mean rating of each picture.
+- Ratings are learned on [0, 1], not standardized per person; a has a linear output, where the authors' has a
+  sigmoid for FLICKR-AES, and starts at the mean rating. Its target is the mean rating of each picture.
 - Rates: the authors' 1e-5 for what is taken over is for a whole convolutional network. Here both it and the
   number of iterations of stage 1 are chosen on validation users; stage 1 has one rate for trunk and heads,
-  which are all new to it. Adam corrects its moments' start at zero, as the authors' does.
+  which are all new to it, and keeps it, where the authors halve theirs after each epoch. Adam corrects its
+  moments' start at zero, as the authors' does, and adds 1e-5 of each weight to its gradient in both stages.
+- The hidden layer of w is followed by PReLU, as the project's heads are; the authors' w has tanh there too.
 - Batch normalization uses the batch in stage 1 and the running statistics for a person. Only rated pictures
   move the running statistics, because those are what is scored. Dropout acts in stage 1 alone: twenty steps
   are too few to average over what is left out.
@@ -318,13 +320,6 @@ class FittedPaIaa:
         content = torch.tensor(features.content, dtype=torch.float32)
         return PaIaaPersonalizer(name, self, self.network.standardize(content))
 
-    def traits(self, content: FloatArray) -> FloatArray:
-        """Predict the traits of those who like pictures, from embeddings (N, D): (N, 5) in (-1, 1)."""
-        with torch.no_grad():
-            standardized = self.network.standardize(torch.tensor(content, dtype=torch.float32))
-            found: FloatArray = self.network.traits(self.network.units(standardized)).double().numpy()
-        return found
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PaIaaPersonalizer:
@@ -358,8 +353,8 @@ class PaIaaPersonalizer:
         support.check_pair()
         own = self.fitted
         with seeded(support.seed, _CPU):
+            # Stage 1 leaves the network in scoring mode: running statistics, no dropout.
             network = PersonalNetwork(copy.deepcopy(own.network), own.settings.new_hidden)
-        network.eval()  # running statistics, no dropout
         parameters = dict(network.named_parameters())
         rates = {name: own.rate if name.startswith("shared.") else own.new_rate for name in parameters}
         inputs = self.standardized[torch.from_numpy(support.images)]

@@ -6,7 +6,7 @@ aesthetic attributes, content, or both. Not visible to us in the original, and s
 with what others report of it: the regressor is an SVR with an RBF kernel, and content is a vector of ten
 numbers, the softmax of a classifier that was taught the classes of k-means.
 
-- The generic score is the ridge regression that all compared systems share.
+- The generic score is a ridge regression on content, the same one that USAR has.
 - Content: the embeddings of the training pictures are standardized and reduced to principal components,
   which k-means divides into ten classes. A multinomial logistic regression of these classes gives every
   picture its ten memberships, which sum to 1. It is held back so far (:data:`_SOFTNESS`) that memberships
@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from scipy.special import softmax
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
@@ -199,8 +200,7 @@ class ContentClasses:
         """Return how far embeddings (N, D) belong to each class, (N, G); rows sum to 1."""
         reduced = self.standardizer.apply(content) @ self.axes - self.mean
         logits = reduced @ self.weights + self.offsets
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return np.asarray(powers / powers.sum(axis=1, keepdims=True), dtype=np.float64)
+        return np.asarray(softmax(logits, axis=1), dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

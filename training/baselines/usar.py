@@ -8,7 +8,7 @@ Ranker, distribution and fusion are not visible to us. Our choices:
 - Interaction: in an offline benchmark nobody can correct a ranking. The user's ratings of the support set
   stand for it, and both modules learn from all of them at once.
 - PPR: :mod:`training.baselines.preference_ranking`, linear in principal components of the standardized
-  embedding (a total variance of 1) and in the generic score that all compared systems share (variance 1).
+  embedding (a total variance of 1) and in the generic score, the same as that of PAM (variance 1).
   The loss is the sum over the pairs, so that ten times the ratings weigh a hundred times as much against
   the penalty: of the two rotations that settings were looked at on, both ask for that.
 - Pool of unrated pictures: the pictures of the training users. The user has rated none of them, and with the

@@ -112,6 +112,28 @@ def test_the_objective_is_the_sum_over_the_ratings() -> None:
     assert moments.squared_error(weights) == pytest.approx(by_hand)
 
 
+def test_the_noise_counts_off_what_users_have_for_themselves() -> None:
+    """By hand: squared errors over the ratings less the traces of all users' hat matrices.
+
+    With about ten ratings and four numbers each, a mean squared error would be far below the noise.
+    """
+    people = make_people(12, 20, seed=5, density=0.5)
+    described = InputFeatures.fit(people.features, "content", 4).describe(people.features)
+    moments = Moments.collect(people.table, UNIT, described)
+    factors = Factors.start(moments, np.zeros(4), 3, 0.01, np.full(4, 0.7)).with_users(moments)
+    vectors = np.column_stack([np.ones(20), described @ factors.item_map.T])
+    penalty = np.diag([1.0, 0.01, 0.01, 0.01])
+    error = used = 0.0
+    for user, (_, images, ratings) in enumerate(people.table.by_user()):
+        rated = vectors[images]
+        used += float(np.trace(rated @ np.linalg.inv(rated.T @ rated + penalty) @ rated.T))
+        scores = moments.mean + rated @ factors.users[user] + described[images] @ factors.item_bias
+        error += float(((ratings - scores) ** 2).sum())
+    count = len(people.table)
+    assert used > 0.2 * count
+    assert factors.noise(moments) == pytest.approx(error / (count - used))
+
+
 def test_a_new_users_ridge_is_least_squares_with_imagined_ratings() -> None:
     """A ridge with penalty c is least squares with sqrt(c) times the identity below the pictures."""
     people = make_people(20, 40, seed=6)
@@ -248,6 +270,7 @@ def test_shipped_configurations_are_the_rows_of_the_paper(inputs: str, title: st
     data = read_toml(CONFIG_FOLDER / "baselines" / f"fpmf_{inputs}.toml")
     config = build(FpmfConfig, data["fpmf"], inputs)
     assert (config.inputs, data["title"]) == (inputs, title)
+    assert config == FpmfConfig(inputs)
     assert 1 < len(config.candidates()) <= 12
 
 

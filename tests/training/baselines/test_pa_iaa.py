@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from piaa_sdk.errors import DivergenceError, ModelFormatError, RatingError, SupportSetError
+from piaa_sdk.finetune.full import seeded
 from piaa_sdk.finetune.network import AestheticHead, HeadConfig
 from piaa_sdk.metrics import srocc
 from piaa_sdk.rating_scale import RatingScale
@@ -213,12 +214,67 @@ def test_everything_is_fine_tuned_and_the_prior_stays() -> None:
     assert all(torch.equal(value, before[name]) for name, value in fitted().network.state_dict().items())
 
 
+def tuned(system: FittedPaIaa) -> dict[str, torch.Tensor]:
+    """Return a person's parameters, the same person's for every system."""
+    personalizer = system.personalizer("PA_IAA", features_of(make_content(40, 6)))
+    return dict(personalizer.personalize(support_of()).network.named_parameters())
+
+
+def untuned() -> dict[str, torch.Tensor]:
+    return tuned(replace(fitted(), settings=replace(SMALL, epochs=0)))
+
+
+@pytest.mark.parametrize("still", ["rate", "new_rate"])
+def test_each_of_the_two_rates_moves_its_own_parameters(still: str) -> None:
+    """A rate of 0 leaves what was taken over, or what is new, where it was; the other moves all the same."""
+    before, after = untuned(), tuned(fit(**{still: 0.0}))
+    assert before.keys() == after.keys()
+    for name, value in after.items():
+        is_still = name.startswith("shared.") == (still == "rate")
+        assert torch.equal(value, before[name]) == is_still, name
+
+
+def test_one_epoch_is_one_step_of_adam() -> None:
+    """Pencil: the first step of Adam with corrected moments is rate g / (|g| + 1e-8), whatever the size of g.
+
+    g is the gradient of the mean squared error on the ratings, and 1e-5 of the weight.
+    """
+    system = replace(fitted(), settings=replace(SMALL, epochs=0), rate=0.01, new_rate=0.03)
+    personalizer = system.personalizer("PA_IAA", features_of(make_content(40, 6)))
+    support = support_of()
+    network = personalizer.personalize(support).network
+    inputs = personalizer.standardized[torch.from_numpy(support.images)]
+    error = (network(inputs) - torch.tensor(support.ratings, dtype=torch.float32)).square().mean()
+    before = dict(network.named_parameters())
+    gradients = torch.autograd.grad(error, list(before.values()))
+    after = tuned(replace(system, settings=replace(SMALL, epochs=1)))
+    for (name, value), gradient in zip(before.items(), gradients, strict=True):
+        rate = 0.01 if name.startswith("shared.") else 0.03
+        slope = gradient + 1e-5 * value
+        expected = value - rate * slope / (slope.abs() + 1e-8)
+        torch.testing.assert_close(after[name], expected, rtol=0, atol=rate * 1e-3)
+
+
+@pytest.mark.parametrize("iterations", [0, 7])
+def test_stage_one_takes_as_many_iterations_as_chosen(iterations: int) -> None:
+    """Batch normalization counts the batches that it has seen; with none, weights are as they were drawn."""
+    network = fit(iterations=iterations).network
+    [counted] = [int(value) for name, value in network.named_buffers() if name.endswith("batches_tracked")]
+    assert counted == iterations
+    with seeded(0, torch.device("cpu")):
+        drawn = TwoHeads(DIM, SMALL.hidden, SMALL.dropout)
+    found = network.aesthetics.output.weight
+    assert torch.equal(found, drawn.aesthetics.output.weight) == (iterations == 0)
+
+
 def test_labels_teach_the_traits() -> None:
     """Traits predict what groups of people like, so they can be told from new pictures; unlabelled, not."""
     new = make_personality(200, 21)
 
     def agreement(system: FittedPaIaa) -> FloatArray:
-        found = system.traits(new.content)
+        network = system.network
+        with torch.no_grad():
+            found = network.traits(network.units(network.standardize(torch.tensor(new.content)))).numpy()
         return np.array([np.corrcoef(found[:, trait], new.traits[:, trait])[0, 1] for trait in range(5)])
 
     assert agreement(labelled()).min() > 0.8

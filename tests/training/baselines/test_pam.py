@@ -141,6 +141,18 @@ def test_far_from_all_rated_pictures_the_kernel_says_nothing() -> None:
     assert scores[1] > scores[0]
 
 
+def test_the_residual_is_what_is_learned() -> None:
+    """Pencil: two pictures unlike each other and all others have one term of the kernel each, a and -a.
+
+    The flattest function within the tube passes 0.01 inside both residuals, r = 0.5 - 0.2 = 0.3 and
+    0.8 - 0.9 = -0.1: a + b = 0.29 and -a + b = -0.09, so b = 0.1. Pictures far away are generic + b.
+    """
+    generic = np.array([0.2, 0.9, -3.0, 0.0, 5.0])
+    pam = PamPersonalizer("PAM", generic, np.arange(5)[:, None] * 100.0, Regression(1.0, 1.0, 0.01))
+    scores, _ = pam.personalize(Support(np.array([0, 1]), np.array([0.5, 0.8]))).predict(np.arange(5))
+    np.testing.assert_allclose(scores, [0.49, 0.81, -2.9, 0.1, 5.1], atol=1e-3)
+
+
 @pytest.mark.parametrize("clusters", [2, 3, 10])
 def test_memberships_sum_to_one_and_are_those_of_the_classifier(clusters: int) -> None:
     """A softmax is a distribution; the likeliest class is shared by pictures of one kind."""
@@ -239,5 +251,6 @@ def test_the_shipped_configurations_are_the_rows_of_the_table(name: str, inputs:
     found = read_toml(CONFIG_FOLDER / "baselines" / f"{name}.toml")
     config = build(PamConfig, found["pam"], "pam")
     assert (config.inputs, found["title"]) == (inputs, title)
+    assert config == PamConfig(inputs)
     assert 1 <= len(config.candidates()) <= 12
     assert all(Regression(**candidate).scale > 0 for candidate in config.candidates())

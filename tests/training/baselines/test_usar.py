@@ -19,7 +19,7 @@ from training.baselines.aesthetic_distribution import (
 from training.baselines.generic_score import GenericScore
 from training.baselines.newton import minimize
 from training.baselines.preference_ranking import Neighbors, Pairs, learn_ranking
-from training.baselines.usar import Crowd, Ranked, UsarConfig
+from training.baselines.usar import Crowd, Ranked, RankingPictures, UsarConfig
 from training.config import CONFIG_FOLDER, build, read_toml
 from training.evaluation import evaluate
 from training.personalizers import Support
@@ -115,6 +115,23 @@ def test_scores_are_in_the_units_of_the_support() -> None:
     assert whole[images].mean() == pytest.approx(ratings.mean())
 
 
+def test_scores_vary_less_than_ratings_by_the_agreement() -> None:
+    """By hand: a score that explains a part of ratings alone has their deviation times the correlation."""
+    people = make_people(12, 40, seed=4)
+    method = fit("ppr", people).personalizer("USAR", people.features)
+    crowd = method.crowd
+    assert 0.1 < crowd.agreement < 0.9
+    images, ratings = np.arange(8), np.array([0.1, 0.9, 0.2, 0.4, 0.3, 0.8, 0.6, 0.7])
+    support = Support(images, ratings)
+    own, nobodys = (method.modules[0].learn(given).standardized().pictures for given in (support, None))
+    scores, _ = method.personalize(support).predict(np.arange(40))
+    assert scores == pytest.approx(
+        ratings.mean() + ratings.std() * crowd.agreement * (own - own[images].mean())
+    )
+    expected = crowd.rating_mean + crowd.rating_std * crowd.agreement * nobodys
+    assert method.generic(np.arange(40)) == pytest.approx(expected)
+
+
 def test_neighbors_are_the_nearest_and_weigh_by_distance() -> None:
     """The pool's pictures lie 1 apart, so h = 1: at a distance d the weight is exp(-d^2 / 2)."""
     pool = np.arange(6, dtype=np.float64)[:, None]
@@ -126,6 +143,20 @@ def test_neighbors_are_the_nearest_and_weigh_by_distance() -> None:
 def test_no_neighbors_are_a_support_set_as_it_is() -> None:
     found = Neighbors.find(np.zeros((3, 2)), np.zeros((5, 2)), 0)
     assert found.positions.shape == found.weights.shape == (3, 0)
+
+
+def test_as_many_neighbors_as_chosen_are_learned_from() -> None:
+    """Whoever ignores the setting finds none, or learns the same from two as from none."""
+    people = make_people(12, 40, seed=4)
+    support = Support(np.arange(4), np.array([0.1, 0.9, 0.2, 0.4]))
+    found = {}
+    for count in (0, 2):
+        method = fit("ppr", people, neighbors=count).personalizer("USAR", people.features)
+        [module] = method.modules
+        assert isinstance(module, RankingPictures)
+        assert module.neighbors.positions.shape == (40, count)
+        found[count], _ = method.personalize(support).predict(np.arange(40))
+    assert np.abs(found[2] - found[0]).max() > 1e-3
 
 
 def test_neighbors_inherit_the_rating_with_their_weight() -> None:

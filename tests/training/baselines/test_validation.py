@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from training.personalizers import IntArray, Support
 
 UNIT = RatingScale(0, 1)
+
+
+ADVICE = "train on more people, or give every setting one value"
 
 
 def make_table(users: int, images: int, *, each: int | None = None, groups: int = 1) -> RatingTable:
@@ -46,11 +49,13 @@ def make_table(users: int, images: int, *, each: int | None = None, groups: int 
 
 @dataclass(frozen=True, slots=True)
 class _Scorer:
+    """Whoever is nobody is scored the wrong way round, so that the prior must not be what counts."""
+
     scores: FloatArray
     name: str = ""
 
     def generic(self, images: IntArray) -> FloatArray:
-        return self.scores[images]
+        return -self.scores[images]
 
     def personalize(self, support: Support) -> _Scorer:
         return self
@@ -73,6 +78,7 @@ class _System:
 
     signs: tuple[float, ...] = (-1.0, 1.0, 0.5)
     tables: list[RatingTable] = field(default_factory=list)
+    tried: list[Mapping[str, Any]] = field(default_factory=list)
 
     def candidates(self) -> Sequence[Mapping[str, Any]]:
         return [{"sign": sign} for sign in self.signs]
@@ -89,11 +95,12 @@ class _System:
         # Whoever hands over features of other pictures than the table's is found out here.
         assert [f"{number:05.0f}.png" for number in features.content[:, 0]] == list(table.images)
         self.tables.append(table)
+        self.tried.append(chosen)
         return _Fitted(chosen["sign"])
 
 
 def _features(table: RatingTable) -> PictureFeatures:
-    numbers = np.arange(len(table.images), dtype=np.float64)[:, None]
+    numbers = np.array([[float(name.removesuffix(".png"))] for name in table.images])
     return PictureFeatures(numbers, numbers, "numbers")
 
 
@@ -106,7 +113,85 @@ def test_the_setting_that_ranks_best_is_chosen_and_fitted_to_all() -> None:
     assert choice.chosen == {"sign": 1.0}
     assert choice.srocc == pytest.approx((-1.0, 1.0, 1.0))
     assert system.tables[-1] is table
+    assert system.tried[-1] == {"sign": 1.0}
     assert seen == [(done, 6) for done in range(1, 7)]
+
+
+def with_ratings(table: RatingTable, group: str, ratings: FloatArray | float) -> RatingTable:
+    """Give the people of one group other ratings."""
+    is_theirs = (np.array(table.groups) == group)[table.user_index]
+    return replace(table, ratings=np.where(is_theirs, ratings, table.ratings))
+
+
+@dataclass(frozen=True, slots=True)
+class _Torn(_System):
+    """Whether pictures are scored by their number or by its negative depends on which are learned from."""
+
+    def fit(
+        self,
+        table: RatingTable,
+        scale: RatingScale,
+        features: PictureFeatures,
+        chosen: Mapping[str, Any],
+        *,
+        seed: int,
+    ) -> _Fitted:
+        assert features.content.shape == (len(table.images), 1)
+        return _Fitted(chosen["by_group"][sorted(set(table.groups))[0]])
+
+    def candidates(self) -> Sequence[Mapping[str, Any]]:
+        # Each is a sign by the first group that is learned from: b where a is for validation.
+        return [
+            {"by_group": {"b": 1.0, "a": -1.0}},
+            {"by_group": {"b": 1.0, "a": 1.0}},
+            {"by_group": {"b": -1.0, "a": 1.0}},
+        ]
+
+
+def test_the_mean_over_the_folds_decides() -> None:
+    """Pencil: SROCC of the three candidates is (1, -1), (1, 1), (-1, 1) in two folds: means 0, 1, 0."""
+    table = make_table(6, 120, groups=2)
+    choice = fit_chosen(_Torn(), table, UNIT, _features(table), seed=0)
+    assert choice.srocc == pytest.approx((0.0, 1.0, 0.0))
+    assert choice.chosen == _Torn().candidates()[1]
+
+
+@pytest.mark.parametrize("group", ["a", "b"])
+def test_a_fold_of_constant_ratings_does_not_decide(group: str) -> None:
+    """Constant ratings cannot be ordered; the other fold can, whichever of the two comes first."""
+    table, system = make_table(6, 120, groups=2), _System()
+    choice = fit_chosen(system, with_ratings(table, group, 0.5), UNIT, _features(table), seed=0)
+    assert choice.chosen == {"sign": 1.0}
+    assert choice.srocc == pytest.approx((-1.0, 1.0, 1.0))
+
+
+def test_constant_ratings_alone_choose_nothing() -> None:
+    table = make_table(6, 120, groups=2)
+    constant = replace(table, ratings=np.full(len(table), 0.5))
+    with pytest.raises(RatingError, match=f"all alike, in each of 2 folds of the training users; {ADVICE}"):
+        fit_chosen(_System(), constant, UNIT, _features(table), seed=0)
+
+
+def test_groups_that_cannot_be_judged_are_not_judged() -> None:
+    """Of 3 groups one has 5 ratings each, 15 pictures of its own: it is fitted on, never chosen by."""
+    table, system = make_table(9, 45, groups=3), _System()
+    is_few = (np.array(table.groups) == "b")[table.user_index] & (table.image_index >= 15)
+    table = table.keep(~is_few)
+    assert [set(fold.validation.groups) for fold in divide(table, seed=0)] == [{"a"}, {"c"}]
+    assert fit_chosen(system, table, UNIT, _features(table), seed=0).chosen == {"sign": 1.0}
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        pytest.param(make_table(10, 20), id="twenty common pictures, ten for each side"),
+        pytest.param(make_table(9, 24, groups=3), id="groups of eight pictures"),
+    ],
+)
+def test_people_who_keep_too_few_to_be_judged_by_say_so(table: RatingTable) -> None:
+    """The message must tell of training users and settings, not of people to be judged."""
+    with pytest.raises(RatingError, match=f"training users .* must keep 12 ratings; {ADVICE}"):
+        fit_chosen(_System(), table, UNIT, _features(table), seed=0)
 
 
 def test_one_setting_needs_no_choice() -> None:
