@@ -89,9 +89,9 @@ class UsarConfig:
     """
 
     form: str
-    ranking_strengths: tuple[float, ...] = (30.0,)
+    ranking_strengths: tuple[float, ...] = (10.0, 30.0, 100.0)
     neighbors: tuple[int, ...] = (0, 3)
-    distribution_strengths: tuple[float, ...] = (10.0,)
+    distribution_strengths: tuple[float, ...] = (1.0, 3.0, 10.0, 30.0)
     components: int = 64
     levels: int = 5
 

@@ -302,6 +302,16 @@ def test_shipped_configurations_are_the_rows_of_the_paper(form: str, title: str)
     data = read_toml(CONFIG_FOLDER / "baselines" / f"usar_{form}.toml")
     config = build(UsarConfig, data["usar"], form)
     assert (config.form, data["title"]) == (form, title)
+    default = UsarConfig(form)
+    if form == "both":  # fits 24 times otherwise
+        assert set(config.ranking_strengths) < set(default.ranking_strengths)
+        assert set(config.distribution_strengths) < set(default.distribution_strengths)
+        default = replace(
+            default,
+            ranking_strengths=config.ranking_strengths,
+            distribution_strengths=config.distribution_strengths,
+        )
+    assert config == default
     assert 1 < len(config.candidates()) <= 12
 
 
