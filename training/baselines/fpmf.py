@@ -73,7 +73,7 @@ class FpmfConfig:
 
     inputs: str
     dimensions: tuple[int, ...] = (5, 10, 20)
-    item_strengths: tuple[float, ...] = (2.0,)
+    item_strengths: tuple[float, ...] = (0.5, 2.0, 8.0)
     strengths: tuple[float, ...] = (0.5, 1.0, 2.0)
     components: int = 64
     sweeps: int = 15
