@@ -270,7 +270,7 @@ def judge_methods(
         how: Supports, users and repeats.
         report: Makes what is told of a meta-training.
         progress: Makes what is told of choosing settings and of judging.
-        say: Told of each method that is judged, at once.
+        say: Told when a method begins, and its figures.
 
     Raises:
         RatingError: Some of those to test on are among those to train on.
@@ -279,7 +279,8 @@ def judge_methods(
     _check_apart(trained, tested, sources)
     make_folder(folder)
     judged = []
-    for config in configs:
+    for number, config in enumerate(configs, start=1):
+        say(f"{config.title}, {number} of {len(configs)} methods")
         place = folder / _file_name(config.title)
         kept = place.with_name(f"{place.name}{'-curve' if how.curve else ''}.json")
         show = progress(f"tasks of {config.title}")
@@ -302,7 +303,7 @@ def judge_methods(
                 progress=show,
             )
         judged.append(one)
-        say(f"{config.title}: {_figures(one)}; {len(judged)} of {len(configs)} methods")
+        say(f"{config.title}: {_figures(one)}")
     return judged
 
 
