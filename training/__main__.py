@@ -146,7 +146,7 @@ score_commands.register(app)
 
 
 _IMAGE_REMEDY = (
-    "put a whole picture in its place, or take it out of the folder: its ratings are then left out"
+    "put a whole picture in its place; a rated one may be taken out of its folder, its ratings are left out"
 )
 
 

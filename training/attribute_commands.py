@@ -12,8 +12,9 @@ from piaa_sdk.errors import OutputError
 from training import cli_options as options
 from training.attributes.predictor import AttributePredictor, FrozenBackbone
 from training.attributes.source import AttributeSource
-from training.command_inputs import people_to_judge, read_data
+from training.command_inputs import people_to_judge
 from training.data.aadb_attributes import read_training_labels
+from training.data.datasets import read_dataset
 from training.network import NetworkConfig
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def attributes(
     frozen = FrozenBackbone(NetworkConfig(backbone=backbone, size=size), weights, untrained, seed)
     training, held_out = read_training_labels(aadb)
     if without is not None:
-        judged = people_to_judge(read_data(without_format, without, (1, 7)))
+        judged = people_to_judge(read_dataset(without_format, without))
         training = training.without_files(judged.picture_digests())
     for labels in (training, held_out):
         options.say(_describe(labels))

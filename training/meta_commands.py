@@ -406,6 +406,8 @@ def _sources(
     """Return what compared systems are given; what is known of personalities is said."""
     source = load_attributes(attributes, weights)
     if personality is None:
+        if scale is not None:
+            raise RatingError("--personality-scale is that of labels; name their file with --personality")
         return Sources(source)
     known = read_personality(personality, None if scale is None else RatingScale(*scale))
     options.say(str(known))

@@ -204,6 +204,7 @@ def _check_apart(trained: Split, tested: Split, sources: Sources) -> None:
             f"{people} of the {len(test.users)} people and {pictures} of the {len(test.images)} pictures to "
             f"test on are among those to train on; train on other people and pictures"
         )
+    sources.attributes.refuse_seen(test)
 
 
 def load_methods(names: Sequence[str], overrides: Sequence[str] = ()) -> list[MetaConfig | BaselineConfig]:

@@ -6,13 +6,15 @@ What is no such value is a ValueError: who reads the record says of which file, 
 from __future__ import annotations
 
 import json
-import math
+import sys
 from typing import TYPE_CHECKING, Any
 
 from piaa_sdk.errors import ModelFormatError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+_LARGEST = sys.float_info.max
 
 
 def read_record(path: Path, what: str) -> dict[str, Any]:
@@ -76,7 +78,9 @@ def scale_ends(value: Any) -> tuple[float, float]:
         ValueError: They are not two finite numbers, low below high.
     """
     are_two = isinstance(value, (list, tuple)) and len(value) == 2
-    if not are_two or not all(isinstance(end, (int, float)) and math.isfinite(end) for end in value):
+    if not are_two or not all(
+        isinstance(end, (int, float)) and abs(end) <= sys.float_info.max for end in value
+    ):
         raise ValueError(f"rating_scale is {value!r:.80}, must be two finite numbers")
     low, high = value
     if not low < high:

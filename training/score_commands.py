@@ -68,7 +68,7 @@ def scores(
     options.write_json(output, found.to_json())
     options.say(
         f"wrote {output}; next, with OTHER of another method: python -m training figure examples {output} "
-        f"OTHER {ratings / 'images'} OUTPUT"
+        f"OTHER {ratings} OUTPUT"
     )
 
 

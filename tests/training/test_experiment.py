@@ -18,6 +18,7 @@ import safetensors.torch
 import torch
 
 from piaa_sdk.errors import DeviceError, ModelFormatError, ModelNotFoundError, OutputError, RatingError
+from training.attributes.predictor import AttributePredictor
 from training.attributes.source import AttributeSource
 from training.baselines.judging import Sources
 from training.data.datasets import read_dataset
@@ -439,6 +440,33 @@ def test_pictures_on_both_sides_are_refused_before_anything_is_trained(
             say=lambda text: None,
         )
     assert not (tmp_path / "out").exists()
+
+
+def test_a_predictor_that_learned_from_test_pictures_is_refused_before_anything_is_trained(
+    tmp_path: Path, split: Split, workshop: Workshop
+) -> None:
+    """Its labels are means over people, those to test on perhaps among them."""
+    predictor = AttributePredictor.load(Path(__file__).parent / "golden" / "predictor_v1")
+
+    def judge(pictures: tuple[str, ...]) -> None:
+        judge_methods(
+            [_config("ba")],
+            split,
+            split,
+            tmp_path / "out",
+            workshop,
+            Sources(AttributeSource(replace(predictor, pictures=pictures))),
+            how=Judging([10], 1),
+            report=lambda config: _stop_after(1),
+            progress=lambda what: lambda done, total: None,
+            say=lambda text: None,
+        )
+
+    with pytest.raises(RatingError, match=rf"from 2 of the {len(split.test.images)} pictures to judge on"):
+        judge(split.test.picture_digests()[:2])
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(Stopped):
+        judge(("0" * 64,))
 
 
 def _with_ratings(split: Split, counts: list[int]) -> Split:

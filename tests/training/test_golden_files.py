@@ -16,10 +16,12 @@ import pytest
 import torch
 from PIL import Image
 
-from piaa_sdk.errors import ModelFormatError
+from piaa_sdk.errors import ModelFormatError, RatingError
 from piaa_sdk.rating_scale import RatingScale
 from training.attributes.predictor import AttributePredictor
+from training.attributes.source import AttributeSource
 from training.data.packed import PackedImages, pack
+from training.data.ratings import read_rating_table
 from training.evaluation_record import Evaluation
 from training.learner_personalizer import LearnerPersonalizer
 from training.network import make_network
@@ -143,3 +145,10 @@ def test_an_attribute_predictor_of_version_1_predicts_as_it_did() -> None:
     assert predictor.srocc["Light"] == pytest.approx(0.98928, abs=1e-5)
     assert np.isnan(predictor.srocc["Content"])
     assert predictor.digest().startswith("f411a3f526038059")
+
+
+def test_a_predictor_that_does_not_say_what_it_learned_from_judges_nobody(table_folder: Path) -> None:
+    """The first records of version 1 did not."""
+    source = AttributeSource(AttributePredictor.load(PREDICTOR))
+    with pytest.raises(RatingError, match="does not say which pictures it learned from; make it anew"):
+        source.refuse_seen(read_rating_table(table_folder))

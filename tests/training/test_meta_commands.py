@@ -274,6 +274,14 @@ def test_a_data_set_with_nobody_to_train_on_is_said_to_be_one(
         assert not (place / "nobody").exists()
 
 
+def test_options_that_need_another_are_refused_without_it(
+    table_folder: Path, place: Path, refused: Callable[..., str]
+) -> None:
+    given = ("table", table_folder, place / "never", "--train-groups", "a", "--test-groups", "b")
+    assert "name their file with --personality" in refused(*given, "--personality-scale", 1, 5)
+    assert "name it with --attributes" in refused(*given, "--attribute-weights", table_folder / "weights.pth")
+
+
 def test_one_table_is_trained_on_and_another_tested_on(
     table_folder: Path, miniatures: ModuleType, place: Path
 ) -> None:

@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 CONDITIONS = Conditions("made up", ("all",), 2, 3, 6, "0" * 64, (1, 5), (10,), 1, 0, None, False)
 DAMAGES = (
     *(("shots", []), ("shots", 5), ("shots", [0]), ("shots", ["10"]), ("shots", [True])),
-    *(("rating_scale", [1]), ("rating_scale", [5, 1]), ("rating_scale", "15"), ("rating_scale", [1, None])),
+    *(
+        ("rating_scale", [1]),
+        ("rating_scale", [1, 10**309]),
+        ("rating_scale", [5, 1]),
+        ("rating_scale", "15"),
+        ("rating_scale", [1, None]),
+    ),
 )
 
 

@@ -98,7 +98,7 @@ class AttributePredictor:
         untrained: Whether its weights are random.
         seed: Of random weights.
         srocc: Of each attribute on held-out pictures; nan where their labels are constant.
-        pictures: Digests of the files that it learned from.
+        pictures: Digests of the files that it learned from; None in a record that does not say.
         story: What else ``run.json`` says: lists, counts, versions.
     """
 
@@ -110,7 +110,7 @@ class AttributePredictor:
     untrained: bool
     seed: int
     srocc: Mapping[str, float]
-    pictures: tuple[str, ...]
+    pictures: tuple[str, ...] | None
     story: Mapping[str, Any]
 
     @classmethod
@@ -187,14 +187,20 @@ class AttributePredictor:
 
         Raises:
             ModelFormatError: The backbone is not the one that this was trained on.
+            ModelNotFoundError: Its weights cannot be fetched.
         """
         backbone = FrozenBackbone(self.network, weights, self.untrained and weights is None, self.seed)
-        embeddings, digest = backbone.embed(paths, cache, progress)
+        try:
+            embeddings, digest = backbone.embed(paths, cache, progress)
+        except ModelNotFoundError as error:
+            raise ModelNotFoundError(
+                f"the attribute predictor's backbone: {error}; name its file with --attribute-weights"
+            ) from error
         if digest != self.backbone_digest:
             raise ModelFormatError(
                 f"the attribute predictor was trained on a {self.network.backbone} with tensors "
                 f"{self.backbone_digest[:12]}, these are {digest[:12]}; name the file of weights that it was "
-                "trained with, or train it anew: python -m training attributes"
+                "trained with (--attribute-weights), or train it anew: python -m training attributes"
             )
         return self.predict(embeddings)
 
@@ -221,7 +227,7 @@ class AttributePredictor:
             "untrained": self.untrained,
             "seed": self.seed,
             "backbone_digest": self.backbone_digest,
-            "pictures": list(self.pictures),
+            "pictures": None if self.pictures is None else list(self.pictures),
             "srocc": {name: value if np.isfinite(value) else None for name, value in self.srocc.items()},
             "story": {"versions": versions(), "git_commit": git_commit(), **self.story},
         }
@@ -254,7 +260,7 @@ class AttributePredictor:
                     name: float("nan") if run["srocc"][name] is None else float(run["srocc"][name])
                     for name in ATTRIBUTES
                 },
-                pictures=tuple(map(str, run["pictures"])),
+                pictures=None if run.get("pictures") is None else tuple(map(str, run["pictures"])),
                 story=dict(run["story"]),
             )
         except (KeyError, TypeError, ValueError) as error:

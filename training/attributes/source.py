@@ -65,16 +65,21 @@ class AttributeSource:
         """Refuse to judge on pictures whose labels taught the predictor: they are means of people's ratings.
 
         Raises:
-            RatingError: There are some; how many is said.
+            RatingError: There are some, how many is said; or the predictor does not say what it learned from.
         """
         if self.predictor is None:
             return
+        if self.predictor.pictures is None:
+            raise RatingError(
+                "the attribute predictor does not say which pictures it learned from; make it anew: "
+                "python -m training attributes AADB CHECKPOINT"
+            )
         _, pictures = count_seen(table, (), self.predictor.pictures)
         if pictures:
             raise RatingError(
                 f"the attribute predictor learned from {pictures} of the {len(table.images)} pictures to "
                 "judge on; make one that did not: python -m training attributes AADB CHECKPOINT --without "
-                "RATINGS"
+                "RATINGS --without-format FORMAT"
             )
 
     def collect(
