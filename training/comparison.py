@@ -56,9 +56,7 @@ def compare(evaluations: Sequence[Evaluation], baseline: str, *, judged: str = "
     Raises:
         RatingError: They were not judged alike, two have one name, or there is no such baseline.
     """
-    names = [evaluation.method for evaluation in evaluations]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise RatingError(f"two evaluations are called {twice[0]!r}; give every method a name of its own")
+    names = _names(evaluations)
     if baseline not in names:
         raise RatingError(f"no evaluation is called {baseline!r}; there are {', '.join(names)}")
     against = evaluations[names.index(baseline)]
@@ -76,6 +74,20 @@ def compare(evaluations: Sequence[Evaluation], baseline: str, *, judged: str = "
             if evaluation is not against
         },
     )
+
+
+def check_methods(evaluations: Sequence[Evaluation]) -> None:
+    """Refuse evaluations that cannot be told apart, or not be compared.
+
+    Args:
+        evaluations: One per method.
+
+    Raises:
+        RatingError: Two have one name, or they were not judged on the same people, pictures and splits.
+    """
+    _names(evaluations)
+    for other in evaluations[1:]:
+        check_alike(evaluations[0], other)
 
 
 def check_alike(first: Evaluation, second: Evaluation) -> None:
@@ -97,6 +109,17 @@ def check_alike(first: Evaluation, second: Evaluation) -> None:
                 f"{first.method} and {second.method} cannot be compared: with M = {result.shots} they were "
                 "judged on other people; evaluate both again"
             )
+
+
+def _names(evaluations: Sequence[Evaluation]) -> list[str]:
+    """Return what the methods are called; no two have one name."""
+    names = [evaluation.method for evaluation in evaluations]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise RatingError(
+            f"two evaluations are called {twice[0]!r}; name each file once, and give every method a name of "
+            "its own"
+        )
+    return names
 
 
 def _difference(result: ShotsResult, baseline: ShotsResult, judged: str, seed: int) -> Figure:

@@ -323,7 +323,8 @@ def _write_table(
         orders = [Order.of(judged, shots) for shots in judged[0].conditions.shots]
         orders = [order for order in orders if order.pairs]
     notes = [f"Settings put on top of the shipped ones: {', '.join(overrides)}."] if overrides else []
-    if orders:
+    cells = [printed_cell(one.method, shots) for one in judged for shots in one.conditions.shots]
+    if not is_curve and any(cells):
         notes += ["", NOTE, *map(str, orders)]
     text = "\n".join([_text(made, judged), *notes])
     write_file(folder / f"{name}.csv", made.to_csv())

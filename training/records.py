@@ -78,9 +78,7 @@ def scale_ends(value: Any) -> tuple[float, float]:
         ValueError: They are not two finite numbers, low below high.
     """
     are_two = isinstance(value, (list, tuple)) and len(value) == 2
-    if not are_two or not all(
-        isinstance(end, (int, float)) and abs(end) <= sys.float_info.max for end in value
-    ):
+    if not are_two or not all(isinstance(end, (int, float)) and abs(end) <= _LARGEST for end in value):
         raise ValueError(f"rating_scale is {value!r:.80}, must be two finite numbers")
     low, high = value
     if not low < high:

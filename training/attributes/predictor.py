@@ -23,7 +23,6 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 import torch
-from sklearn.linear_model import RidgeCV
 
 from piaa_sdk.errors import ModelFormatError, ModelNotFoundError
 from piaa_sdk.metrics import srocc
@@ -35,6 +34,7 @@ from training.data.images import collect_statistics
 from training.data.ratings import digest_of_file
 from training.folder_writing import new_folder
 from training.network import NetworkConfig
+from training.ridge import fit_ridge
 from training.sources import BackboneReadout, preprocessing_of
 from training.standard_deviation import floored_std
 
@@ -53,8 +53,6 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 TENSORS_NAME = "predictor.safetensors"
 RUN_NAME = "run.json"
-
-_STRENGTHS = np.logspace(0, 6, 25)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +136,7 @@ class AttributePredictor:
         """
         embeddings, digest = backbone.embed(training.paths, cache, progress)
         mean, std = embeddings.mean(axis=0, dtype=np.float64), floored_std(embeddings)
-        found = RidgeCV(alphas=_STRENGTHS, alpha_per_target=True).fit(
-            (embeddings - mean) / std, training.values
-        )
+        found = fit_ridge((embeddings - mean) / std, training.values)
         weights = found.coef_.T / std[:, None]
         offsets = found.intercept_ - mean @ weights
         others, _ = backbone.embed(held_out.paths, cache, progress)

@@ -6,16 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
-from sklearn.linear_model import RidgeCV
 
 from training.baselines.features import Standardizer
+from training.ridge import fit_ridge
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from piaa_sdk.array_types import FloatArray
-
-_STRENGTHS = np.logspace(0, 6, 25)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,10 +34,10 @@ class GenericScore:
     def fit(cls, content: FloatArray, means: FloatArray) -> Self:
         """Regress mean ratings (N,) on [0, 1] on embeddings (N, D).
 
-        The strength is the one with the least error on left-out pictures, among 25 from 1 to a million.
+        See :func:`training.ridge.fit_ridge` for the strength.
         """
         standardizer = Standardizer.fit(content)
-        found = RidgeCV(alphas=_STRENGTHS).fit(standardizer.apply(content), means)
+        found = fit_ridge(standardizer.apply(content), means)
         return cls(standardizer, np.asarray(found.coef_, dtype=np.float64), float(found.intercept_))
 
     def score(self, content: FloatArray) -> npt.NDArray[np.float64]:

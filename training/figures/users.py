@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from piaa_sdk.errors import RatingError
+from training.comparison import check_methods
 from training.figures import style
-from training.figures.methods import check_methods
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
